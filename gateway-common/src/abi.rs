@@ -1,0 +1,226 @@
+//! Layouts that the loader and the BPF programs share, each with its size pinned.
+//!
+//! A generation is loaded by the binary that carries its object, so these layouts may change
+//! between versions. The one exception is [`Metadata`]: two generations share a packet while links
+//! are being switched, so its magic carries a layout version.
+
+use crate::{Decision, Reason};
+
+/// Where a first-level index or a block sends the look-up next, in 16 bits.
+///
+/// | value | meaning |
+/// |---|---|
+/// | `0` | no selected prefix covers any of these addresses |
+/// | `1..=0x7fff` | all of these addresses have port set `value - 1` |
+/// | `0x8000..=0xfffe` | divided: look in block `value - 0x8000` by the next octet |
+/// | `0xffff` | divided too finely for a block: consult the trie |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Slot(pub u16);
+
+/// A decoded [`Slot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// No selected prefix.
+    Miss,
+    /// The port set of all these addresses.
+    PortSet(u16),
+    /// Continue in this block with the next octet of the address.
+    Block(u16),
+    /// Continue in the longest-prefix-match trie.
+    Trie,
+}
+
+const FIRST_BLOCK: u16 = 0x8000;
+
+impl Slot {
+    /// No selected prefix.
+    pub const MISS: Self = Self(0);
+    /// Consult the trie.
+    pub const TRIE: Self = Self(u16::MAX);
+    /// How many port sets a slot can name.
+    pub const MAX_PORT_SETS: u16 = FIRST_BLOCK - 1;
+    /// How many blocks a slot can name.
+    pub const MAX_BLOCKS: u16 = u16::MAX - FIRST_BLOCK;
+
+    /// The slot of port set `id`; `None` from [`Self::MAX_PORT_SETS`] on.
+    #[must_use]
+    pub const fn port_set(id: u16) -> Option<Self> {
+        match id.checked_add(1) {
+            Some(value) if value < FIRST_BLOCK => Some(Self(value)),
+            _ => None,
+        }
+    }
+
+    /// The slot of block `id`; `None` from [`Self::MAX_BLOCKS`] on.
+    #[must_use]
+    pub const fn block(id: u16) -> Option<Self> {
+        match id.checked_add(FIRST_BLOCK) {
+            Some(value) if value < u16::MAX => Some(Self(value)),
+            _ => None,
+        }
+    }
+
+    /// What to do next.
+    #[inline(always)]
+    #[must_use]
+    pub const fn step(self) -> Step {
+        match self.0 {
+            0 => Step::Miss,
+            u16::MAX => Step::Trie,
+            value if value >= FIRST_BLOCK => Step::Block(value.wrapping_sub(FIRST_BLOCK)),
+            value => Step::PortSet(value.wrapping_sub(1)),
+        }
+    }
+}
+
+/// Entries of a first-level index: one per value of the top 16 bits of an address.
+pub const INDEX_ENTRIES: usize = 1 << 16;
+/// Entries of a block: one per value of an octet.
+pub const BLOCK_ENTRIES: usize = 1 << 8;
+/// One block: the slots of the 256 values of one octet.
+pub type Block = [u16; BLOCK_ENTRIES];
+/// Blocks below the IPv4 index: by the third octet. Only a divided /24 reaches the trie.
+pub const BLOCK_LEVELS_V4: usize = 1;
+/// Blocks below the IPv6 index: octets 3 to 6. Only a divided /48 reaches the trie.
+pub const BLOCK_LEVELS_V6: usize = 4;
+
+/// How many port ranges one port set may have per protocol.
+pub const MAX_PORT_RANGES: usize = 16;
+
+/// One range of destination ports, both ends included, of one provenance group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PortRange {
+    /// First port, host order.
+    pub from: u16,
+    /// Last port, host order.
+    pub to: u16,
+    /// Which combination of endpoint sets this range comes from: dense, from 0. Names stay in user
+    /// space.
+    pub group: u16,
+    /// Always zero.
+    pub reserved: u16,
+}
+
+impl PortRange {
+    /// Sorts behind every real range and contains no port.
+    pub const UNUSED: Self = Self { from: u16::MAX, to: 0, group: 0, reserved: 0 };
+}
+
+/// The ports that go direct for an address, ascending and disjoint per protocol, padded with
+/// [`PortRange::UNUSED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PortSet {
+    /// TCP destination ports.
+    pub tcp: [PortRange; MAX_PORT_RANGES],
+    /// UDP destination ports.
+    pub udp: [PortRange; MAX_PORT_RANGES],
+}
+
+impl PortSet {
+    /// No port at all.
+    pub const EMPTY: Self =
+        Self { tcp: [PortRange::UNUSED; MAX_PORT_RANGES], udp: [PortRange::UNUSED; MAX_PORT_RANGES] };
+}
+
+/// One counter; per CPU in the kernel, added up by the reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of whole frames, link header included.
+    pub bytes: u64,
+}
+
+/// Counter of packets whose proposal could not be written: the driver has no XDP metadata.
+/// tc classifies these by itself.
+pub const COUNTER_METADATA_UNSUPPORTED: u32 = 14;
+/// Counter of packets that tc marked because XDP's proposal was in their metadata.
+pub const COUNTER_METADATA_ACCEPTED: u32 = 15;
+/// Index of provenance group 0; the groups are the last counters of a hook.
+pub const COUNTER_FIRST_GROUP: u32 = 16;
+
+impl Decision {
+    /// The counter of this decision: below [`COUNTER_METADATA_UNSUPPORTED`] a [`Reason`], from
+    /// [`COUNTER_FIRST_GROUP`] on a provenance group. A Direct packet is counted once, under its
+    /// group; the sum over the groups is the counter of [`Reason::Matched`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        match self.group() {
+            Some(group) => COUNTER_FIRST_GROUP.wrapping_add(group as u32),
+            None => self.reason() as u32,
+        }
+    }
+}
+
+/// What XDP puts in front of a Direct packet for tc: eight bytes of XDP metadata.
+///
+/// Nothing in it differs between packets of a flow: GRO compares metadata and does not merge
+/// packets that differ (`skb_metadata_differs`, kernel `include/linux/skbuff.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Metadata {
+    /// [`Metadata::MAGIC`].
+    pub magic: u32,
+    /// [`Metadata::DIRECT`]; no other proposal exists.
+    pub proposal: u32,
+}
+
+impl Metadata {
+    /// "B365" with a layout version in the low byte; to be changed with the layout.
+    pub const MAGIC: u32 = 0xB365_0F01;
+    /// Proposal: this packet is Direct.
+    pub const DIRECT: u32 = 1;
+    /// The only value ever written.
+    pub const PROPOSE_DIRECT: Self = Self { magic: Self::MAGIC, proposal: Self::DIRECT };
+}
+
+const _: () = {
+    assert!(size_of::<Slot>() == 2);
+    assert!(size_of::<Block>() == 512);
+    assert!(size_of::<PortRange>() == 8);
+    assert!(size_of::<PortSet>() == 256);
+    assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<Metadata>() == 8);
+    assert!(Reason::ALL.len() == COUNTER_METADATA_UNSUPPORTED as usize);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_value_decodes_to_what_encodes_to_it() {
+        for value in 0..=u16::MAX {
+            let slot = Slot(value);
+            let again = match slot.step() {
+                Step::Miss => Some(Slot::MISS),
+                Step::Trie => Some(Slot::TRIE),
+                Step::PortSet(id) => Slot::port_set(id),
+                Step::Block(id) => Slot::block(id),
+            };
+            assert_eq!(again, Some(slot));
+        }
+    }
+
+    #[test]
+    fn ids_past_the_encoding_are_refused() {
+        assert_eq!(Slot::port_set(Slot::MAX_PORT_SETS), None);
+        assert_eq!(Slot::block(Slot::MAX_BLOCKS), None);
+        assert!(Slot::port_set(Slot::MAX_PORT_SETS - 1).is_some());
+        assert!(Slot::block(Slot::MAX_BLOCKS - 1).is_some());
+    }
+
+    #[test]
+    fn reasons_are_their_own_counters() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+        assert_eq!(Decision::direct(3).counter(), COUNTER_FIRST_GROUP + 3);
+        assert_eq!(Decision::inspect(Reason::NoPrefix).counter(), Reason::NoPrefix as u32);
+    }
+}

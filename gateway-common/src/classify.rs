@@ -1,0 +1,113 @@
+//! From a flow key to a decision, by the tables of one generation.
+
+use crate::abi::{
+    BLOCK_LEVELS_V4, BLOCK_LEVELS_V6, MAX_PORT_RANGES, PortRange, PortSet, Slot, Step,
+};
+use crate::{Address, Decision, FlowKey, PacketBytes, Reason, Transport, parse};
+
+/// The tables of one generation, wherever they are kept.
+pub trait Tables {
+    /// The slot of an IPv4 /16.
+    fn index_v4(&self, top: u16) -> Slot;
+    /// The slot of an IPv6 /16.
+    fn index_v6(&self, top: u16) -> Slot;
+    /// The slot of `octet` in block `block`; [`Slot::MISS`] where there is no such block.
+    fn block(&self, block: u16, octet: u8) -> Slot;
+    /// The port set of the longest IPv4 prefix that covers `address`.
+    fn longest_v4(&self, address: [u8; 4]) -> Option<u16>;
+    /// The port set of the longest IPv6 prefix that covers `address`.
+    fn longest_v6(&self, address: [u8; 16]) -> Option<u16>;
+    /// Port set `id`; `None` where there is no such port set.
+    fn port_set(&self, id: u16) -> Option<&PortSet>;
+}
+
+/// Parses and classifies an Ethernet frame.
+#[inline(always)]
+pub fn classify<P, T>(packet: &P, tables: &T) -> Decision
+where
+    P: PacketBytes + ?Sized,
+    T: Tables + ?Sized,
+{
+    match parse(packet) {
+        Ok(key) => decide(&key, tables),
+        Err(reason) => Decision::inspect(reason),
+    }
+}
+
+/// Classifies a packet whose header fields are known.
+#[inline(always)]
+pub fn decide<T: Tables + ?Sized>(key: &FlowKey, tables: &T) -> Decision {
+    let Some(port_set) = port_set_of(key.destination, tables) else {
+        return Decision::inspect(Reason::NoPrefix);
+    };
+    let Some(ports) = tables.port_set(port_set) else {
+        return Decision::inspect(Reason::NoPrefix);
+    };
+    let ranges = match key.transport {
+        Transport::Tcp => &ports.tcp,
+        Transport::Udp => &ports.udp,
+    };
+    match group_of(ranges, key.destination_port) {
+        Some(group) => Decision::direct(group),
+        None => Decision::inspect(Reason::PortNotListed),
+    }
+}
+
+/// The port set of an address: by the index, then by blocks, then by the trie, as far down as the
+/// table is divided there.
+#[inline(always)]
+pub fn port_set_of<T: Tables + ?Sized>(address: Address, tables: &T) -> Option<u16> {
+    match address {
+        Address::V4([high, low]) => {
+            let [c, d] = low.to_be_bytes();
+            let octets: [u8; BLOCK_LEVELS_V4] = [c];
+            descend(tables.index_v4(high), octets, tables, || {
+                let [a, b] = high.to_be_bytes();
+                tables.longest_v4([a, b, c, d])
+            })
+        }
+        Address::V6(words) => {
+            let [w0, w1, w2, ..] = words;
+            let ([a, b], [c, d]) = (w1.to_be_bytes(), w2.to_be_bytes());
+            let octets: [u8; BLOCK_LEVELS_V6] = [a, b, c, d];
+            descend(tables.index_v6(w0), octets, tables, || {
+                tables.longest_v6(core::net::Ipv6Addr::from(words).octets())
+            })
+        }
+    }
+}
+
+#[inline(always)]
+fn descend<T: Tables + ?Sized, const N: usize>(
+    mut slot: Slot,
+    octets: [u8; N],
+    tables: &T,
+    trie: impl FnOnce() -> Option<u16>,
+) -> Option<u16> {
+    for octet in octets {
+        let Step::Block(block) = slot.step() else { break };
+        slot = tables.block(block, octet);
+    }
+    match slot.step() {
+        Step::Miss => None,
+        Step::PortSet(id) => Some(id),
+        // A block below the last level is not something the compiler makes; the trie is right
+        // for every address.
+        Step::Block(_) | Step::Trie => trie(),
+    }
+}
+
+/// The provenance group of `port`. `ranges` ascend, so the first that starts behind `port` ends
+/// the search.
+#[inline(always)]
+fn group_of(ranges: &[PortRange; MAX_PORT_RANGES], port: u16) -> Option<u16> {
+    for range in ranges {
+        if port < range.from {
+            return None;
+        }
+        if port <= range.to {
+            return Some(range.group);
+        }
+    }
+    None
+}

@@ -1,0 +1,150 @@
+//! What the classifier says of a packet: a verdict, and the one reason for it.
+
+/// Where a packet is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Past the inspection chain, out of the direct uplink.
+    Direct,
+    /// Through the inspection chain, as if breakout365 were not there.
+    Inspect,
+}
+
+/// Why a packet got its verdict. Every reason is a counter; only [`Reason::Matched`] is Direct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Reason {
+    /// Destination prefix, protocol and port belong to a selected endpoint set.
+    Matched = 0,
+    /// Neither IPv4 nor IPv6: ARP, MPLS, PPPoE session frames and the like.
+    NotIp = 1,
+    /// The frame, or the length the IP header gives, ends before the headers do.
+    Truncated = 2,
+    /// A header contradicts itself: wrong IP version, header length below the minimum.
+    BadHeader = 3,
+    /// More VLAN tags than [`crate::packet::MAX_VLAN_TAGS`].
+    TooManyTags = 4,
+    /// First fragment. It has ports, the later ones have not: both go the same way.
+    FirstFragment = 5,
+    /// Later fragment: no ports to look at.
+    LaterFragment = 6,
+    /// More IPv6 extension headers than [`crate::packet::MAX_EXTENSION_HEADERS`].
+    ExtensionChainTooLong = 7,
+    /// An IPv6 extension header that is not walked: mobility, HIP, Shim6, experimental, or one
+    /// out of its place.
+    ExtensionUnknown = 8,
+    /// IPv6 routing header with segments left: the destination address is not the final one.
+    SourceRouted = 9,
+    /// AH or ESP: the ports are behind it.
+    Ipsec = 10,
+    /// Neither TCP nor UDP.
+    ProtocolOther = 11,
+    /// No selected prefix covers the destination.
+    NoPrefix = 12,
+    /// A selected prefix covers the destination, but not with this protocol and port.
+    PortNotListed = 13,
+}
+
+impl Reason {
+    /// Every reason, in the order of its counter.
+    pub const ALL: [Self; 14] = [
+        Self::Matched,
+        Self::NotIp,
+        Self::Truncated,
+        Self::BadHeader,
+        Self::TooManyTags,
+        Self::FirstFragment,
+        Self::LaterFragment,
+        Self::ExtensionChainTooLong,
+        Self::ExtensionUnknown,
+        Self::SourceRouted,
+        Self::Ipsec,
+        Self::ProtocolOther,
+        Self::NoPrefix,
+        Self::PortNotListed,
+    ];
+
+    /// The name used in JSON, metrics and text: stable, snake case.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Matched => "matched",
+            Self::NotIp => "not_ip",
+            Self::Truncated => "truncated",
+            Self::BadHeader => "bad_header",
+            Self::TooManyTags => "too_many_tags",
+            Self::FirstFragment => "first_fragment",
+            Self::LaterFragment => "later_fragment",
+            Self::ExtensionChainTooLong => "extension_chain_too_long",
+            Self::ExtensionUnknown => "extension_unknown",
+            Self::SourceRouted => "source_routed",
+            Self::Ipsec => "ipsec",
+            Self::ProtocolOther => "protocol_other",
+            Self::NoPrefix => "no_prefix",
+            Self::PortNotListed => "port_not_listed",
+        }
+    }
+}
+
+/// Verdict, reason and, for Direct, the provenance group whose rule matched.
+///
+/// The two cases cannot be mixed up: a Direct decision always has a group and the reason
+/// [`Reason::Matched`], an Inspect decision never has either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Decision(Outcome);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Outcome {
+    Direct { group: u16 },
+    Inspect { reason: Reason },
+}
+
+impl Decision {
+    /// Direct, by a rule of provenance group `group` (dense, from 0; see
+    /// [`crate::abi::PortRange::group`]).
+    #[inline(always)]
+    #[must_use]
+    pub const fn direct(group: u16) -> Self {
+        Self(Outcome::Direct { group })
+    }
+
+    /// Inspect, for `reason`. [`Reason::Matched`] is no reason to inspect and is taken for a
+    /// contradiction in the caller's tables: [`Reason::BadHeader`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn inspect(reason: Reason) -> Self {
+        match reason {
+            Reason::Matched => Self(Outcome::Inspect { reason: Reason::BadHeader }),
+            _ => Self(Outcome::Inspect { reason }),
+        }
+    }
+
+    /// Where the packet goes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn verdict(self) -> Verdict {
+        match self.0 {
+            Outcome::Direct { .. } => Verdict::Direct,
+            Outcome::Inspect { .. } => Verdict::Inspect,
+        }
+    }
+
+    /// Why.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self.0 {
+            Outcome::Direct { .. } => Reason::Matched,
+            Outcome::Inspect { reason } => reason,
+        }
+    }
+
+    /// The provenance group of a Direct decision.
+    #[inline(always)]
+    #[must_use]
+    pub const fn group(self) -> Option<u16> {
+        match self.0 {
+            Outcome::Direct { group } => Some(group),
+            Outcome::Inspect { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! From the bytes of an Ethernet frame to the header fields the classifier looks at.
+//!
+//! Everything here is bounded: at most [`MAX_VLAN_TAGS`] tags and [`MAX_EXTENSION_HEADERS`]
+//! extension headers are walked, and every read is checked by [`PacketBytes`].
+
+use crate::Reason;
+
+/// VLAN tags walked (IEEE 802.1Q and 802.1ad); one more is [`Reason::TooManyTags`].
+pub const MAX_VLAN_TAGS: usize = 4;
+/// IPv6 extension headers walked (RFC 8200, section 4); one more is
+/// [`Reason::ExtensionChainTooLong`].
+pub const MAX_EXTENSION_HEADERS: usize = 6;
+
+/// Checked reads from a packet, wherever it is.
+pub trait PacketBytes {
+    /// The `N` big-endian 16-bit words that start `offset` bytes into the frame; `None` when the
+    /// frame ends before they do. `offset` is even: every header the classifier walks has an even
+    /// length.
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]>;
+}
+
+impl PacketBytes for [u8] {
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(N.checked_mul(2)?)?;
+        let (pairs, _) = self.get(start..end)?.as_chunks::<2>();
+        let mut words = [0; N];
+        for (word, pair) in words.iter_mut().zip(pairs) {
+            *word = u16::from_be_bytes(*pair);
+        }
+        Some(words)
+    }
+}
+
+/// A destination address as the 16-bit words of its header, host order: the first word is what
+/// the first-level index is looked up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// IPv4.
+    V4([u16; 2]),
+    /// IPv6.
+    V6([u16; 8]),
+}
+
+impl From<core::net::IpAddr> for Address {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(v4) => {
+                let [a, b, c, d] = v4.octets();
+                Self::V4([u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])])
+            }
+            core::net::IpAddr::V6(v6) => Self::V6(v6.segments()),
+        }
+    }
+}
+
+/// The transport protocols that have rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP, protocol 6.
+    Tcp,
+    /// UDP, protocol 17.
+    Udp,
+}
+
+/// The parsed header fields that decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Where the packet wants to go.
+    pub destination: Address,
+    /// Its transport protocol.
+    pub transport: Transport,
+    /// Its destination port, host order.
+    pub destination_port: u16,
+}
+
+mod ethertype {
+    pub(super) const IPV4: u16 = 0x0800;
+    pub(super) const VLAN: u16 = 0x8100;
+    pub(super) const IPV6: u16 = 0x86dd;
+    pub(super) const QINQ: u16 = 0x88a8;
+}
+
+/// Numbers of the IANA "Assigned Internet Protocol Numbers" and "IPv6 Extension Header Types"
+/// registries.
+mod protocol {
+    pub(super) const HOP_BY_HOP: u8 = 0;
+    pub(super) const TCP: u8 = 6;
+    pub(super) const UDP: u8 = 17;
+    pub(super) const ROUTING: u8 = 43;
+    pub(super) const FRAGMENT: u8 = 44;
+    pub(super) const ESP: u8 = 50;
+    pub(super) const AH: u8 = 51;
+    pub(super) const DESTINATION_OPTIONS: u8 = 60;
+    pub(super) const MOBILITY: u8 = 135;
+    pub(super) const HIP: u8 = 139;
+    pub(super) const SHIM6: u8 = 140;
+    pub(super) const EXPERIMENT_1: u8 = 253;
+    pub(super) const EXPERIMENT_2: u8 = 254;
+}
+
+const ETHERNET_HEADER: u32 = 14;
+const VLAN_TAG: u32 = 4;
+const IPV4_HEADER: u32 = 20;
+const IPV6_HEADER: u32 = 40;
+const TCP_HEADER: u32 = 20;
+const UDP_HEADER: u32 = 8;
+
+/// Parses an Ethernet frame.
+///
+/// # Errors
+///
+/// The reason why these header fields cannot be had, which is the reason to inspect the packet.
+#[inline(always)]
+pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<FlowKey, Reason> {
+    let [_, _, _, _, _, _, mut ethertype] = packet.words::<7>(0).ok_or(Reason::Truncated)?;
+    let mut offset = ETHERNET_HEADER;
+    let mut tags = 0;
+    while matches!(ethertype, ethertype::VLAN | ethertype::QINQ) {
+        if tags == MAX_VLAN_TAGS {
+            return Err(Reason::TooManyTags);
+        }
+        let [_, inner] = packet.words::<2>(offset).ok_or(Reason::Truncated)?;
+        ethertype = inner;
+        offset = offset.saturating_add(VLAN_TAG);
+        tags = tags.saturating_add(1);
+    }
+    match ethertype {
+        ethertype::IPV4 => parse_ipv4(packet, offset),
+        ethertype::IPV6 => parse_ipv6(packet, offset),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// RFC 791, section 3.1.
+#[inline(always)]
+fn parse_ipv4<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKey, Reason> {
+    let [version_ihl_tos, total_length, _, fragment, ttl_protocol, _, _, _, high, low] =
+        packet.words::<10>(offset).ok_or(Reason::Truncated)?;
+    // Words of four bytes.
+    let header_words = (version_ihl_tos >> 8) & 0xf;
+    if version_ihl_tos >> 12 != 4 || header_words < 5 {
+        return Err(Reason::BadHeader);
+    }
+    // "More fragments" and the offset; "don't fragment" is no fragment.
+    match (fragment & 0x1fff, fragment & 0x2000) {
+        (0, 0) => {}
+        (0, _) => return Err(Reason::FirstFragment),
+        _ => return Err(Reason::LaterFragment),
+    }
+    let header_length = if header_words == 5 {
+        IPV4_HEADER
+    } else {
+        u32::from(header_words).saturating_mul(4)
+    };
+    let payload = u32::from(total_length).checked_sub(header_length).ok_or(Reason::BadHeader)?;
+    let next = (ttl_protocol & 0xff) as u8;
+    transport(
+        packet,
+        offset.saturating_add(header_length),
+        payload,
+        next,
+        Address::V4([high, low]),
+    )
+}
+
+/// RFC 8200, sections 3 and 4.
+#[inline(always)]
+fn parse_ipv6<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKey, Reason> {
+    let header = packet.words::<20>(offset).ok_or(Reason::Truncated)?;
+    let [version_class, _, payload_length, next_hop_limit, ..] = header;
+    let [.., a, b, c, d, e, f, g, h] = header;
+    if version_class >> 12 != 6 {
+        return Err(Reason::BadHeader);
+    }
+    let destination = Address::V6([a, b, c, d, e, f, g, h]);
+    let mut next = (next_hop_limit >> 8) as u8;
+    let mut offset = offset.saturating_add(IPV6_HEADER);
+    let mut payload = u32::from(payload_length);
+    let mut headers = 0;
+    while matches!(
+        next,
+        protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::FRAGMENT
+            | protocol::DESTINATION_OPTIONS
+    ) {
+        if headers == MAX_EXTENSION_HEADERS {
+            return Err(Reason::ExtensionChainTooLong);
+        }
+        let [next_length, second, _, _] = packet.words::<4>(offset).ok_or(Reason::Truncated)?;
+        match next {
+            protocol::FRAGMENT if second >> 3 != 0 => return Err(Reason::LaterFragment),
+            // Also an atomic fragment (RFC 6946): whole, but marked as a piece.
+            protocol::FRAGMENT => return Err(Reason::FirstFragment),
+            protocol::ROUTING if second & 0xff != 0 => return Err(Reason::SourceRouted),
+            // RFC 8200, section 4.1: only directly after the IPv6 header.
+            protocol::HOP_BY_HOP if headers != 0 => return Err(Reason::ExtensionUnknown),
+            _ => {}
+        }
+        // Units of eight bytes, not counting the first.
+        let length = u32::from(next_length & 0xff).saturating_add(1).saturating_mul(8);
+        payload = payload.checked_sub(length).ok_or(Reason::Truncated)?;
+        offset = offset.saturating_add(length);
+        next = (next_length >> 8) as u8;
+        headers = headers.saturating_add(1);
+    }
+    transport(packet, offset, payload, next, destination)
+}
+
+/// The ports of a TCP (RFC 9293) or UDP (RFC 768) header, once its fixed part is all there: in
+/// the frame and within the `payload` bytes that the IP header gives.
+#[inline(always)]
+fn transport<P: PacketBytes + ?Sized>(
+    packet: &P,
+    offset: u32,
+    payload: u32,
+    next: u8,
+    destination: Address,
+) -> Result<FlowKey, Reason> {
+    let (transport, header_length, ports) = match next {
+        protocol::TCP => {
+            let [_, port, ..] = packet.words::<10>(offset).ok_or(Reason::Truncated)?;
+            (Transport::Tcp, TCP_HEADER, port)
+        }
+        protocol::UDP => {
+            let [_, port, _, _] = packet.words::<4>(offset).ok_or(Reason::Truncated)?;
+            (Transport::Udp, UDP_HEADER, port)
+        }
+        protocol::AH | protocol::ESP => return Err(Reason::Ipsec),
+        protocol::MOBILITY
+        | protocol::HIP
+        | protocol::SHIM6
+        | protocol::EXPERIMENT_1
+        | protocol::EXPERIMENT_2
+            if matches!(destination, Address::V6(_)) =>
+        {
+            return Err(Reason::ExtensionUnknown);
+        }
+        _ => return Err(Reason::ProtocolOther),
+    };
+    if payload < header_length {
+        return Err(Reason::Truncated);
+    }
+    Ok(FlowKey { destination, transport, destination_port: ports })
+}

@@ -1,0 +1,120 @@
+//! The maps and constants of a generation, behind safe functions: all `unsafe` on map memory is
+//! here.
+
+use aya_ebpf::{
+    Global,
+    btf_maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key},
+    macros::btf_map,
+};
+use gateway_common::Tables;
+use gateway_common::abi::{BLOCK_ENTRIES, Counter, INDEX_ENTRIES, PortSet, Slot};
+
+// Constants, written into `.rodata` before load: names are part of the loader's contract.
+
+#[unsafe(no_mangle)]
+static MARK_VALUE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static MARK_MASK: Global<u32> = Global::new(0);
+// All zero is all miss: an object loaded without its index inspects everything.
+#[unsafe(no_mangle)]
+static INDEX_V4: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
+#[unsafe(no_mangle)]
+static INDEX_V6: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
+
+// Sized to the table at load time.
+
+#[btf_map]
+static BLOCKS: Array<[u16; BLOCK_ENTRIES], 1> = Array::new();
+#[btf_map]
+static TRIE_V4: LpmTrie<[u8; 4], u32, 1> = LpmTrie::new();
+#[btf_map]
+static TRIE_V6: LpmTrie<[u8; 16], u32, 1> = LpmTrie::new();
+#[btf_map]
+static PORT_SETS: Array<PortSet, 1> = Array::new();
+#[btf_map]
+static COUNT_XDP: PerCpuArray<Counter, 1> = PerCpuArray::new();
+#[btf_map]
+static COUNT_TC_XDP: PerCpuArray<Counter, 1> = PerCpuArray::new();
+#[btf_map]
+static COUNT_TC: PerCpuArray<Counter, 1> = PerCpuArray::new();
+
+/// The bits that say Direct.
+#[inline(always)]
+pub(crate) fn mark_value() -> u32 {
+    MARK_VALUE.load()
+}
+
+/// The bits of the mark that are ours.
+#[inline(always)]
+pub(crate) fn mark_mask() -> u32 {
+    MARK_MASK.load()
+}
+
+/// The tables of the generation that this program belongs to.
+pub(crate) struct GenerationTables;
+
+impl Tables for GenerationTables {
+    #[inline(always)]
+    fn index_v4(&self, top: u16) -> Slot {
+        Slot(INDEX_V4[usize::from(top)].load())
+    }
+
+    #[inline(always)]
+    fn index_v6(&self, top: u16) -> Slot {
+        Slot(INDEX_V6[usize::from(top)].load())
+    }
+
+    #[inline(always)]
+    fn block(&self, block: u16, octet: u8) -> Slot {
+        match BLOCKS.get(u32::from(block)) {
+            Some(slots) => Slot(slots[usize::from(octet)]),
+            None => Slot::MISS,
+        }
+    }
+
+    #[inline(always)]
+    fn longest_v4(&self, address: [u8; 4]) -> Option<u16> {
+        TRIE_V4.get(&Key::new(32, address)).map(|port_set| *port_set as u16)
+    }
+
+    #[inline(always)]
+    fn longest_v6(&self, address: [u8; 16]) -> Option<u16> {
+        TRIE_V6.get(&Key::new(128, address)).map(|port_set| *port_set as u16)
+    }
+
+    #[inline(always)]
+    fn port_set(&self, id: u16) -> Option<&PortSet> {
+        PORT_SETS.get(u32::from(id))
+    }
+}
+
+/// The counters of one kind of hook.
+#[derive(Clone, Copy)]
+pub(crate) enum Counters {
+    /// Of the XDP programs.
+    Xdp,
+    /// Of tc behind XDP.
+    TcBehindXdp,
+    /// Of tc alone.
+    Tc,
+}
+
+impl Counters {
+    /// Adds one packet of `length` bytes to counter `index`. An index without a counter counts
+    /// nothing.
+    #[inline(always)]
+    pub(crate) fn add(self, index: u32, length: u32) {
+        let counter = match self {
+            Self::Xdp => COUNT_XDP.get_ptr_mut(index),
+            Self::TcBehindXdp => COUNT_TC_XDP.get_ptr_mut(index),
+            Self::Tc => COUNT_TC.get_ptr_mut(index),
+        };
+        if let Some(counter) = counter {
+            // SAFETY: the kernel checked `index`; the slot is this CPU's alone, and neither XDP
+            // nor tc ingress interrupts itself on a CPU.
+            let counter = unsafe { &mut *counter };
+            counter.packets = counter.packets.wrapping_add(1);
+            counter.bytes = counter.bytes.wrapping_add(u64::from(length));
+        }
+    }
+}

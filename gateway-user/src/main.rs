@@ -1,0 +1,2 @@
+//! breakout365.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Development tasks of breakout365.
+fn main() {}
