@@ -76,7 +76,9 @@ fn run_again_in_toolchain() -> Result<()> {
         }
     }
     if !output.status.success() {
-        bail!("the BPF programs do not build; see above, or run `cargo xtask setup` if a tool fails");
+        bail!(
+            "the BPF programs do not build; see above, or run `cargo xtask setup` if a tool fails"
+        );
     }
     Ok(())
 }
@@ -85,7 +87,8 @@ fn run_again_in_toolchain() -> Result<()> {
 /// that rustup is missing, which it is on purpose.
 fn is_news(line: &str) -> bool {
     let Some(warning) = line.strip_prefix("cargo:warning=") else { return true };
-    let progress = ["Compiling ", "Finished ", "Downloading ", "Downloaded ", "Updating ", "Locking "];
+    let progress =
+        ["Compiling ", "Finished ", "Downloading ", "Downloaded ", "Updating ", "Locking "];
     !warning.starts_with("which(rustup)=")
         && !warning.trim().is_empty()
         && !progress.iter().any(|word| warning.trim_start().starts_with(word))

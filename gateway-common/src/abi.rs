@@ -121,8 +121,10 @@ pub struct PortSet {
 
 impl PortSet {
     /// No port at all.
-    pub const EMPTY: Self =
-        Self { tcp: [PortRange::UNUSED; MAX_PORT_RANGES], udp: [PortRange::UNUSED; MAX_PORT_RANGES] };
+    pub const EMPTY: Self = Self {
+        tcp: [PortRange::UNUSED; MAX_PORT_RANGES],
+        udp: [PortRange::UNUSED; MAX_PORT_RANGES],
+    };
 }
 
 /// One counter; per CPU in the kernel, added up by the reader.

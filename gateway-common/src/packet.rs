@@ -148,20 +148,11 @@ fn parse_ipv4<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKe
         (0, _) => return Err(Reason::FirstFragment),
         _ => return Err(Reason::LaterFragment),
     }
-    let header_length = if header_words == 5 {
-        IPV4_HEADER
-    } else {
-        u32::from(header_words).saturating_mul(4)
-    };
+    let header_length =
+        if header_words == 5 { IPV4_HEADER } else { u32::from(header_words).saturating_mul(4) };
     let payload = u32::from(total_length).checked_sub(header_length).ok_or(Reason::BadHeader)?;
     let next = (ttl_protocol & 0xff) as u8;
-    transport(
-        packet,
-        offset.saturating_add(header_length),
-        payload,
-        next,
-        Address::V4([high, low]),
-    )
+    transport(packet, offset.saturating_add(header_length), payload, next, Address::V4([high, low]))
 }
 
 /// RFC 8200, sections 3 and 4.

@@ -1,0 +1,1 @@
+//! The daemon: publishes, holds, re-attaches, reloads and stops.

@@ -1,0 +1,1 @@
+//! Generations: a table in the kernel, tested before it is published.

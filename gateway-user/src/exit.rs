@@ -1,0 +1,58 @@
+//! What a command tells the shell: documented exit codes, and failures that carry one.
+
+use std::fmt;
+
+/// Exit codes of every verb; the manual lists the same ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Success = 0,
+    /// A defect of breakout365, or a failure no other code fits.
+    Internal = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The configuration file is refused.
+    Config = 3,
+    /// The feed is refused.
+    Feed = 4,
+    /// The policy is refused for this feed: it selects nothing, or does not fit.
+    Policy = 5,
+    /// Not root, or a capability is missing.
+    Permission = 6,
+    /// The system lacks something: bpffs, a kernel feature.
+    System = 7,
+    /// An interface does not exist, cannot carry the hook, or carries somebody else's program.
+    Interface = 8,
+    /// Another breakout365 holds the pins.
+    Busy = 9,
+    /// A generation could not be loaded, filled, verified, self-tested or published.
+    Datapath = 10,
+    /// The loaded program and the oracle say different things.
+    Disagreement = 11,
+}
+
+/// Why a command did not do what was asked: one line that says what, where and what to do next.
+#[derive(Debug)]
+pub struct Failure {
+    /// The code the process ends with.
+    pub exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    /// A failure with `message` as its line; line breaks become spaces.
+    #[must_use]
+    pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { exit, message }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}

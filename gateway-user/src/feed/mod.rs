@@ -1,0 +1,1 @@
+//! The feed: Microsoft's published endpoint sets, as immutable snapshots.

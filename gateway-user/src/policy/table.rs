@@ -1,0 +1,108 @@
+//! The compiled, longest-prefix-complete form of all rules: what the kernel holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use gateway_common::Tables;
+use gateway_common::abi::{Block, PortSet, Slot};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Id of an endpoint set, as the feed numbers it.
+pub type SetId = u32;
+
+/// Everything a generation is filled with, and, through [`Tables`], the oracle it is tested
+/// against. Equal inputs give equal tables, down to the order of ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Port set of each prefix: the union over all selected sets of all prefixes that cover it.
+    pub(super) prefixes: BTreeMap<IpNet, u16>,
+    /// Port sets by id, no two equal.
+    pub(super) port_sets: Vec<PortSet>,
+    /// Endpoint sets of each provenance group, by id, no two equal.
+    pub(super) groups: Vec<BTreeSet<SetId>>,
+    /// First-level index of IPv4, one [`Slot`] per /16.
+    pub(super) index_v4: Vec<u16>,
+    /// First-level index of IPv6, one [`Slot`] per /16.
+    pub(super) index_v6: Vec<u16>,
+    /// Blocks of both families by id.
+    pub(super) blocks: Vec<Block>,
+}
+
+impl Table {
+    /// Every prefix with the id of its port set, IPv4 first, ascending.
+    pub fn prefixes(&self) -> impl ExactSizeIterator<Item = (IpNet, u16)> + '_ {
+        self.prefixes.iter().map(|(prefix, port_set)| (*prefix, *port_set))
+    }
+
+    /// Port sets by id.
+    #[must_use]
+    pub fn port_sets(&self) -> &[PortSet] {
+        &self.port_sets
+    }
+
+    /// Endpoint sets of each provenance group, by id.
+    #[must_use]
+    pub fn groups(&self) -> &[BTreeSet<SetId>] {
+        &self.groups
+    }
+
+    /// First-level index of IPv4: [`gateway_common::abi::INDEX_ENTRIES`] slots.
+    #[must_use]
+    pub fn index_v4(&self) -> &[u16] {
+        &self.index_v4
+    }
+
+    /// First-level index of IPv6: [`gateway_common::abi::INDEX_ENTRIES`] slots.
+    #[must_use]
+    pub fn index_v6(&self) -> &[u16] {
+        &self.index_v6
+    }
+
+    /// Blocks by id.
+    #[must_use]
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// The longest prefix that covers `address`, with its port set.
+    #[must_use]
+    pub fn longest(&self, address: IpAddr) -> Option<(IpNet, u16)> {
+        let full = IpNet::from(address);
+        (0..=full.prefix_len()).rev().find_map(|length| {
+            let prefix = match full {
+                IpNet::V4(v4) => IpNet::V4(Ipv4Net::new(v4.addr(), length).ok()?.trunc()),
+                IpNet::V6(v6) => IpNet::V6(Ipv6Net::new(v6.addr(), length).ok()?.trunc()),
+            };
+            self.prefixes.get(&prefix).map(|port_set| (prefix, *port_set))
+        })
+    }
+}
+
+impl Tables for Table {
+    fn index_v4(&self, top: u16) -> Slot {
+        self.index_v4.get(usize::from(top)).map_or(Slot::MISS, |slot| Slot(*slot))
+    }
+
+    fn index_v6(&self, top: u16) -> Slot {
+        self.index_v6.get(usize::from(top)).map_or(Slot::MISS, |slot| Slot(*slot))
+    }
+
+    fn block(&self, block: u16, octet: u8) -> Slot {
+        self.blocks
+            .get(usize::from(block))
+            .and_then(|slots| slots.get(usize::from(octet)))
+            .map_or(Slot::MISS, |slot| Slot(*slot))
+    }
+
+    fn longest_v4(&self, address: [u8; 4]) -> Option<u16> {
+        self.longest(Ipv4Addr::from(address).into()).map(|(_, port_set)| port_set)
+    }
+
+    fn longest_v6(&self, address: [u8; 16]) -> Option<u16> {
+        self.longest(Ipv6Addr::from(address).into()).map(|(_, port_set)| port_set)
+    }
+
+    fn port_set(&self, id: u16) -> Option<&PortSet> {
+        self.port_sets.get(usize::from(id))
+    }
+}
