@@ -1,9 +1,9 @@
 //! The BPF programs of breakout365: read the packet, classify it, count it, act on the decision.
 //!
-//! Four entries share one classifier. `b365_xdp` and `b365_xdp_frags` put a proposal for tc in front of
+//! Five entries share one classifier. `b365_xdp` and `b365_xdp_frags` put a proposal for tc in front of
 //! Direct packets; the second also takes packets of several buffers, which only native mode may.
 //! `b365_tc_xdp` turns the proposal into the mark, and like `b365_tc`, which stands alone,
-//! classifies by itself where there is none. Nothing here drops or redirects a packet.
+//! classifies by itself where there is none. `b365_explain` only answers. Nothing here drops or redirects a packet.
 
 #![no_std]
 #![no_main]
@@ -47,6 +47,13 @@ fn b365_tc_xdp(ctx: TcContext) -> i32 {
 #[classifier]
 fn b365_tc(ctx: TcContext) -> i32 {
     mark(&ctx, Counters::Tc)
+}
+
+/// Answers with the counter that a packet would be counted under, and counts nothing. Never
+/// attached: `explain` and the self-test run it on packets of their own.
+#[xdp]
+fn b365_explain(ctx: XdpContext) -> u32 {
+    gateway_common::classify(&XdpPacket::new(&ctx), &GenerationTables).counter()
 }
 
 #[inline(always)]

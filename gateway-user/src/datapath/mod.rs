@@ -1,1 +1,33 @@
-//! Generations: a table in the kernel, tested before it is published.
+//! Generations: a table in the kernel, tested before it is published, immutable afterwards.
+//!
+//! [`Generation::load`] makes one (load, constants, fill, verify), [`self_test`] runs its programs
+//! against the oracle, [`publish`] switches the hooks over to it. What is published lives in the
+//! directory of [`pins`]; nothing in this process keeps it alive. [`Loaded`] is the published
+//! generation as any process with the right to may see it.
+
+mod clsact;
+mod error;
+mod generation;
+mod hook;
+mod interface;
+mod loaded;
+mod manifest;
+mod pins;
+mod probe;
+mod publish;
+mod self_test;
+mod system;
+mod test_run;
+
+pub use error::DatapathError;
+pub use generation::{Generation, Program};
+pub use hook::{Attached, HookRequest, TcCarrier, XdpRequest};
+pub use interface::Interface;
+pub use loaded::{Answer, CounterSheet, Counts, Loaded, attached};
+pub use manifest::{FeedIdentity, Manifest, SetIdentity};
+pub use pins::{Lock, Pins};
+pub use probe::Probe;
+pub use publish::{Step, publish, take_down};
+pub use self_test::{SelfTestReport, self_test};
+pub use system::require_privileges;
+pub use test_run::{Mark, Outcome, RunOptions, run_tc, run_xdp};

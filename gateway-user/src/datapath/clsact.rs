@@ -1,0 +1,111 @@
+//! tc on kernels without TCX: a filter of the clsact qdisc, at a place of our own.
+//!
+//! Filters stay when the process that added them ends, so nothing needs pinning but the knowledge
+//! that the filter is ours; [`super::pins`] keeps it by pinning the program under a name of its
+//! own.
+
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use futures_util::TryStreamExt as _;
+use nix::libc;
+use rtnetlink::packet_route::tc::TcHandle as NetlinkHandle;
+
+use super::DatapathError;
+use super::generation::chain;
+
+/// First of all filters: what is decided here must be decided before anyone acts on the packet.
+const PRIORITY: u16 = 1;
+/// "365", so that `tc filter show` tells whose filter it is.
+const HANDLE: TcHandle = TcHandle::new(0, 0x365);
+
+/// Whose qdisc the filter hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Qdisc {
+    /// It was there before.
+    Found,
+    /// Added for the filter.
+    Added,
+}
+
+/// Adds the filter, and the qdisc where there is none.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    interface: &str,
+) -> Result<Qdisc, DatapathError> {
+    let qdisc = match qdisc_add_clsact(interface) {
+        Ok(()) => Qdisc::Added,
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
+            Qdisc::Found
+        }
+        Err(error) => return Err(failed(interface, "add a clsact qdisc", &error)),
+    };
+    let options =
+        TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
+    let id = program
+        .attach_with_options(interface, TcAttachType::Ingress, options)
+        .map_err(|error| failed(interface, "attach tc", &error))?;
+    keep(program, interface, id)?;
+    Ok(qdisc)
+}
+
+/// Puts `program` in the place of the filter that is there, without a gap.
+pub(super) fn replace(program: &mut SchedClassifier, interface: &str) -> Result<(), DatapathError> {
+    let link = ours(interface)?;
+    let id = program
+        .attach_to_link(link)
+        .map_err(|error| failed(interface, "replace the tc program", &error))?;
+    keep(program, interface, id)
+}
+
+/// Removes the filter.
+pub(super) fn detach(interface: &str) -> Result<(), DatapathError> {
+    // Dropping the link detaches.
+    ours(interface).map(drop)
+}
+
+/// Removes the qdisc if nobody has a filter on it.
+pub(super) async fn remove_unused_qdisc(ifindex: u32) -> Result<(), DatapathError> {
+    let netlink = |why: String| DatapathError::Netlink { what: "cannot remove a qdisc", why };
+    let index = i32::try_from(ifindex).map_err(|error| netlink(error.to_string()))?;
+    let (connection, handle, _) =
+        rtnetlink::new_connection().map_err(|error| netlink(error.to_string()))?;
+    let connection = tokio::spawn(connection);
+    let outcome = async {
+        let mut ingress = handle.traffic_filter(index).get().ingress().execute();
+        let mut egress = handle.traffic_filter(index).get().egress().execute();
+        if ingress.try_next().await?.is_some() || egress.try_next().await?.is_some() {
+            return Ok(());
+        }
+        let mut request = handle.qdisc().del(index);
+        request.message_mut().header.parent = NetlinkHandle::CLSACT;
+        request.message_mut().header.handle = NetlinkHandle { major: 0xffff, minor: 0 };
+        request.execute().await
+    }
+    .await;
+    connection.abort();
+    outcome.map_err(|error: rtnetlink::Error| netlink(error.to_string()))
+}
+
+fn ours(interface: &str) -> Result<SchedClassifierLink, DatapathError> {
+    SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)
+        .map_err(|error| failed(interface, "find the tc filter", &error))
+}
+
+/// Takes the link out of `program` and forgets it: dropped, it would detach.
+fn keep(
+    program: &mut SchedClassifier,
+    interface: &str,
+    id: aya::programs::tc::SchedClassifierLinkId,
+) -> Result<(), DatapathError> {
+    let link = program
+        .take_link(id)
+        .map_err(|error: ProgramError| failed(interface, "keep the tc filter", &error))?;
+    std::mem::forget(link);
+    Ok(())
+}
+
+fn failed(interface: &str, what: &'static str, error: &dyn std::error::Error) -> DatapathError {
+    DatapathError::Attach { name: interface.to_owned(), what, why: chain(error) }
+}

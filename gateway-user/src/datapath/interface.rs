@@ -1,0 +1,60 @@
+//! What the kernel says of an interface, over rtnetlink.
+
+use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkXdp};
+
+use super::DatapathError;
+
+/// An Ethernet interface of the current network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index: another one whenever it is created anew.
+    pub index: u32,
+    /// Id of the XDP program on it, whoever's it is.
+    pub xdp_program: Option<u32>,
+}
+
+impl Interface {
+    /// Looks an interface up by name.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::NoInterface`], or [`DatapathError::NotEthernet`]: read as Ethernet, the
+    /// frames of another link layer would be classified by whatever bytes stand where the headers
+    /// should be.
+    pub async fn find(name: &str) -> Result<Self, DatapathError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|error| netlink("cannot open a socket", error))?;
+        let connection = tokio::spawn(connection);
+        let reply = handle.link().get().match_name(name.to_owned()).execute().try_next().await;
+        connection.abort();
+        let link = match reply {
+            Ok(Some(link)) => link,
+            Ok(None) => return Err(DatapathError::NoInterface { name: name.to_owned() }),
+            Err(rtnetlink::Error::NetlinkError(error))
+                if error.raw_code() == -nix::libc::ENODEV =>
+            {
+                return Err(DatapathError::NoInterface { name: name.to_owned() });
+            }
+            Err(error) => return Err(netlink("cannot read a link", error)),
+        };
+        if link.header.link_layer_type != LinkLayerType::Ether {
+            return Err(DatapathError::NotEthernet { name: name.to_owned() });
+        }
+        let xdp_program = link.attributes.iter().find_map(|attribute| {
+            let LinkAttribute::Xdp(xdp) = attribute else { return None };
+            xdp.iter().find_map(
+                |part| {
+                    if let LinkXdp::ProgId(id) = part { Some(*id) } else { None }
+                },
+            )
+        });
+        Ok(Self { name: name.to_owned(), index: link.header.index, xdp_program })
+    }
+}
+
+fn netlink(what: &'static str, why: impl ToString) -> DatapathError {
+    DatapathError::Netlink { what, why: why.to_string() }
+}

@@ -1,0 +1,255 @@
+//! The published generation, as any process that may read the pins sees it.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapData, MapError, PerCpuArray};
+use aya::programs::Xdp;
+use aya_obj::programs::XdpAttachType;
+use gateway_common::Reason;
+use gateway_common::abi::{
+    COUNTER_FIRST_GROUP, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED, Counter,
+};
+use nix::net::if_::if_indextoname;
+
+use super::generation::{COUNTER_MAPS, MANIFEST, chain};
+use super::hook::Attached;
+use super::pins::LinkKind;
+use super::test_run::{RunOptions, run_xdp};
+use super::{DatapathError, Manifest, Pins, Probe, Program};
+use crate::policy::SetId;
+
+/// A published generation.
+#[derive(Debug)]
+pub struct Loaded {
+    directory: PathBuf,
+    manifest: Manifest,
+}
+
+/// The counters of one kind of hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CounterSheet {
+    counters: Vec<Counter>,
+}
+
+/// All counters of a generation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Of the XDP programs.
+    pub xdp: CounterSheet,
+    /// Of tc behind XDP: what it did not take from metadata it classified once more.
+    pub tc_behind_xdp: CounterSheet,
+    /// Of tc alone.
+    pub tc: CounterSheet,
+}
+
+impl Loaded {
+    /// The published generation under `pins`.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::NothingLoaded`] when there is none.
+    pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        let directory = pins
+            .current()?
+            .ok_or_else(|| DatapathError::NothingLoaded { path: pins.root().to_owned() })?;
+        let manifest = Manifest::read(&directory.join(MANIFEST))?;
+        Ok(Self { directory, manifest })
+    }
+
+    /// What it is made of.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Reads all counters.
+    ///
+    /// # Errors
+    ///
+    /// A counter map cannot be read.
+    pub fn counts(&self) -> Result<Counts, DatapathError> {
+        let [xdp, tc_behind_xdp, tc] = COUNTER_MAPS.map(|name| self.sheet(name));
+        Ok(Counts { xdp: xdp?, tc_behind_xdp: tc_behind_xdp?, tc: tc? })
+    }
+
+    fn sheet(&self, name: &str) -> Result<CounterSheet, DatapathError> {
+        let path = self.directory.join(name);
+        let unreadable = |error: &dyn std::error::Error| DatapathError::Unreadable {
+            path: path.clone(),
+            why: chain(error),
+        };
+        let data = MapData::from_pin(&path).map_err(|error| unreadable(&error))?;
+        let map = Map::from_map_data(data).map_err(|error| unreadable(&error))?;
+        let map = PerCpuArray::<_, [u64; 2]>::try_from(map).map_err(|error| unreadable(&error))?;
+        let counters = read_counters(&map).map_err(|error| unreadable(&error))?;
+        Ok(CounterSheet {
+            counters: counters
+                .into_iter()
+                .map(|[packets, bytes]| Counter { packets, bytes })
+                .collect(),
+        })
+    }
+
+    /// Asks the loaded classifier and tables about a packet. Nothing is counted.
+    ///
+    /// # Errors
+    ///
+    /// The test run cannot be done.
+    pub fn ask(&self, probe: &Probe) -> Result<Answer, DatapathError> {
+        let path = self.directory.join(Program::Explain.name());
+        let program = Xdp::from_pin(&path, XdpAttachType::Interface).map_err(|error| {
+            DatapathError::Unreadable { path: path.clone(), why: chain(&error) }
+        })?;
+        let fd = program.fd().map_err(|error| DatapathError::Unreadable {
+            path: path.clone(),
+            why: chain(&error),
+        })?;
+        let outcome =
+            run_xdp(fd.as_fd(), &probe.frame(), RunOptions::default()).map_err(|source| {
+                DatapathError::TestRun { program: Program::Explain.name(), source }
+            })?;
+        Answer::from_counter(outcome.action, &self.manifest).ok_or_else(|| {
+            DatapathError::Unreadable {
+                path,
+                why: format!("answered {}, which is no counter", outcome.action),
+            }
+        })
+    }
+}
+
+/// What a loaded classifier says of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Why.
+    pub reason: Reason,
+    /// The endpoint sets whose rule matched, ascending; empty unless Direct.
+    pub sets: Vec<SetId>,
+}
+
+impl Answer {
+    fn from_counter(counter: u32, manifest: &Manifest) -> Option<Self> {
+        if let Some(group) = counter.checked_sub(COUNTER_FIRST_GROUP) {
+            let sets = manifest.groups.get(usize::try_from(group).ok()?)?;
+            return Some(Self { reason: Reason::Matched, sets: sets.iter().copied().collect() });
+        }
+        let reason = Reason::ALL.get(usize::try_from(counter).ok()?)?;
+        Some(Self { reason: *reason, sets: Vec::new() })
+    }
+}
+
+impl CounterSheet {
+    /// The counter of `reason`; of [`Reason::Matched`], the sum over all groups.
+    #[must_use]
+    pub fn reason(&self, reason: Reason) -> Counter {
+        if reason == Reason::Matched {
+            self.groups().iter().fold(Counter::default(), |sum, counter| add(sum, *counter))
+        } else {
+            self.get(reason as u32)
+        }
+    }
+
+    /// Direct packets whose proposal could not be written (XDP).
+    #[must_use]
+    pub fn metadata_unsupported(&self) -> Counter {
+        self.get(COUNTER_METADATA_UNSUPPORTED)
+    }
+
+    /// Direct packets taken from their metadata (tc).
+    #[must_use]
+    pub fn metadata_accepted(&self) -> Counter {
+        self.get(COUNTER_METADATA_ACCEPTED)
+    }
+
+    /// Direct packets by provenance group.
+    #[must_use]
+    pub fn groups(&self) -> &[Counter] {
+        self.counters.get(COUNTER_FIRST_GROUP as usize..).unwrap_or_default()
+    }
+
+    /// Both sheets added up.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let length = self.counters.len().max(other.counters.len());
+        let at = |sheet: &Self, index| sheet.counters.get(index).copied().unwrap_or_default();
+        Self { counters: (0..length).map(|index| add(at(self, index), at(other, index))).collect() }
+    }
+
+    fn get(&self, index: u32) -> Counter {
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| self.counters.get(index))
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+impl Counts {
+    /// Every packet decided once: by XDP where there is XDP, else by tc.
+    #[must_use]
+    pub fn decided(&self) -> CounterSheet {
+        self.xdp.plus(&self.tc)
+    }
+}
+
+fn add(a: Counter, b: Counter) -> Counter {
+    Counter { packets: a.packets.wrapping_add(b.packets), bytes: a.bytes.wrapping_add(b.bytes) }
+}
+
+/// The hooks under `pins`, by interface.
+///
+/// # Errors
+///
+/// The pins cannot be listed.
+pub fn attached(pins: &Pins) -> Result<Vec<Attached>, DatapathError> {
+    let mut hooks: BTreeMap<u32, Attached> = BTreeMap::new();
+    for (ifindex, kind) in pins.links()?.into_keys() {
+        let hook = hooks.entry(ifindex).or_insert_with(|| Attached {
+            interface: interface_name(ifindex),
+            ifindex,
+            xdp: None,
+            tc: None,
+        });
+        match kind {
+            LinkKind::Native => hook.xdp = Some("native"),
+            LinkKind::Generic => hook.xdp = Some("generic"),
+            LinkKind::Tcx => hook.tc = Some("tcx"),
+            LinkKind::Clsact | LinkKind::ClsactOwn => hook.tc = Some("clsact"),
+        }
+    }
+    Ok(hooks.into_values().collect())
+}
+
+fn interface_name(ifindex: u32) -> Option<String> {
+    if_indextoname(ifindex).ok().map(|name| name.to_string_lossy().into_owned())
+}
+
+/// All entries of a counter map, added up over CPUs.
+pub(super) fn read_counters<T: Borrow<MapData>>(
+    map: &PerCpuArray<T, [u64; 2]>,
+) -> Result<Vec<[u64; 2]>, MapError> {
+    (0..map.len())
+        .map(|index| {
+            let per_cpu = map.get(&index, 0)?;
+            Ok(per_cpu.iter().fold([0_u64; 2], |[packets, bytes], [p, b]| {
+                [packets.wrapping_add(*p), bytes.wrapping_add(*b)]
+            }))
+        })
+        .collect()
+}
+
+/// What the kernel charges for a map, from its fdinfo.
+pub(super) fn memlock(map: &Map) -> Option<u64> {
+    let fd = match map {
+        Map::Array(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuArray(data)
+        | Map::ProgramArray(data) => data.fd().as_fd().as_raw_fd(),
+        _ => return None,
+    };
+    let text = fs::read_to_string(Path::new("/proc/self/fdinfo").join(fd.to_string())).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+}

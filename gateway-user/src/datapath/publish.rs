@@ -1,0 +1,470 @@
+//! Publishing: switching the hooks over to a new generation, or back when that fails.
+//!
+//! The order is tc first, then XDP: a tc program understands the proposals of either generation,
+//! and classifies by itself where there are none, so at every moment each packet is decided by
+//! exactly one of the two. Links are updated in place; detaching and attaching would leave a gap.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya_obj::programs::XdpAttachType;
+use nix::libc;
+use nix::net::if_::if_indextoname;
+
+use super::generation::chain;
+use super::hook::{HookRequest, TcCarrier, XdpRequest};
+use super::loaded::attached;
+use super::pins::{LinkKind, Lock, remove_if_there};
+use super::{Attached, DatapathError, Generation, Manifest, Program, clsact};
+
+/// A step of publishing, named before it is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Programs, counters and manifest are pinned in the generation's directory.
+    Pin,
+    /// tc of an interface is switched.
+    Tc(String),
+    /// XDP of an interface is switched.
+    Xdp(String),
+    /// `current` is pointed to the new generation.
+    Current,
+    /// Links of interfaces that are no longer ours and old generations are removed.
+    CleanUp,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pin => f.write_str("pinning"),
+            Self::Tc(interface) => write!(f, "switching tc of {interface}"),
+            Self::Xdp(interface) => write!(f, "switching XDP of {interface}"),
+            Self::Current => f.write_str("making it current"),
+            Self::CleanUp => f.write_str("cleaning up"),
+        }
+    }
+}
+
+/// Publishes `generation` on `hooks`, and on no other interface. `before` hears of each step
+/// before it is taken and may call it off.
+///
+/// # Errors
+///
+/// Whatever step failed; the hooks are then what they were before, with the generation they had,
+/// and nothing of the new one is left. Cleaning up after the switch does not undo it.
+pub fn publish(
+    lock: &Lock,
+    generation: &mut Generation,
+    manifest: &Manifest,
+    hooks: &[HookRequest],
+    before: &mut dyn FnMut(&Step) -> Result<(), String>,
+) -> Result<Vec<Attached>, DatapathError> {
+    let old = lock.pins().current()?;
+    let mut switch = Switch {
+        lock,
+        generation,
+        directory: lock.pins().generation(manifest.generation),
+        undo: Vec::new(),
+    };
+    let outcome = switch.all(manifest, hooks, before);
+    let undo = switch.undo;
+    if let Err(failure) = outcome {
+        let rollback = roll_back(undo, old.as_deref())
+            .and_then(|()| lock.remove_generation(manifest.generation));
+        return Err(match rollback {
+            Ok(()) => failure,
+            Err(rollback) => {
+                DatapathError::Rollback { failure: Box::new(failure), rollback: Box::new(rollback) }
+            }
+        });
+    }
+    announce(before, &Step::CleanUp)?;
+    let ours: BTreeSet<u32> = hooks.iter().map(|hook| hook.interface.index).collect();
+    for ((ifindex, kind), path) in lock.pins().links()? {
+        if !ours.contains(&ifindex) {
+            remove_link(ifindex, kind, &path)?;
+        }
+    }
+    lock.remove_other_generations(manifest.generation)?;
+    attached(lock.pins())
+}
+
+/// Takes back everything under the pins: links, generations, directory.
+///
+/// # Errors
+///
+/// Something could not be removed; what is left is still under the pins.
+pub async fn take_down(lock: Lock) -> Result<(), DatapathError> {
+    for ((ifindex, kind), path) in lock.pins().links()? {
+        remove_link(ifindex, kind, &path)?;
+        if kind == LinkKind::ClsactOwn && if_indextoname(ifindex).is_ok() {
+            clsact::remove_unused_qdisc(ifindex).await?;
+        }
+    }
+    lock.remove_everything()
+}
+
+/// How to get back to what was before a step.
+enum Undo {
+    /// Give the link its old program.
+    Restore { ifindex: u32, kind: LinkKind, path: PathBuf, program: Program },
+    /// Remove a link that was not there.
+    Remove { ifindex: u32, kind: LinkKind, path: PathBuf },
+    /// Attach XDP again that was taken off.
+    Reattach { ifindex: u32, kind: LinkKind, path: PathBuf },
+}
+
+struct Switch<'a> {
+    lock: &'a Lock,
+    generation: &'a mut Generation,
+    directory: PathBuf,
+    undo: Vec<Undo>,
+}
+
+impl Switch<'_> {
+    fn all(
+        &mut self,
+        manifest: &Manifest,
+        hooks: &[HookRequest],
+        before: &mut dyn FnMut(&Step) -> Result<(), String>,
+    ) -> Result<(), DatapathError> {
+        announce(before, &Step::Pin)?;
+        self.lock.create_generation(manifest.generation)?;
+        self.generation.pin(&self.directory, manifest)?;
+        for hook in hooks {
+            announce(before, &Step::Tc(hook.interface.name.clone()))?;
+            self.switch_tc(hook, hook.xdp != XdpRequest::No)?;
+        }
+        for hook in hooks {
+            announce(before, &Step::Xdp(hook.interface.name.clone()))?;
+            self.switch_xdp(hook)?;
+        }
+        announce(before, &Step::Current)?;
+        self.lock.set_current(manifest.generation)
+    }
+
+    /// Gives tc of an interface the program that stands behind XDP, or alone.
+    fn switch_tc(&mut self, hook: &HookRequest, behind_xdp: bool) -> Result<(), DatapathError> {
+        let ifindex = hook.interface.index;
+        let program = if behind_xdp { Program::TcBehindXdp } else { Program::Tc };
+        let links = self.links_of(ifindex)?;
+        let old_program =
+            if links.contains_key(&LinkKind::Native) || links.contains_key(&LinkKind::Generic) {
+                Program::TcBehindXdp
+            } else {
+                Program::Tc
+            };
+        for kind in [LinkKind::Tcx, LinkKind::Clsact, LinkKind::ClsactOwn] {
+            let Some(path) = links.get(&kind) else { continue };
+            let undo = Undo::Restore { ifindex, kind, path: path.clone(), program: old_program };
+            let updated = if kind == LinkKind::Tcx {
+                update_tcx(self.generation.tc_mut(program)?, path)
+            } else {
+                self.replace_filter(hook, program, path)
+            };
+            match updated {
+                Ok(()) => {
+                    self.undo.push(undo);
+                    return Ok(());
+                }
+                Err(error) if is_dead_link(&error) => remove(path)?,
+                Err(error) => return Err(attach_error(hook, "switch tc", &error)),
+            }
+        }
+        self.attach_tc(hook, program)
+    }
+
+    fn replace_filter(
+        &mut self,
+        hook: &HookRequest,
+        program: Program,
+        path: &Path,
+    ) -> Result<(), ProgramError> {
+        let pinned = self.directory.join(program.name());
+        let loaded = self.generation.tc_mut(program).map_err(other)?;
+        clsact::replace(loaded, &hook.interface.name).map_err(other)?;
+        // The old program's pin under this name goes; the filter itself holds the new one.
+        remove_if_there(path).map_err(other)?;
+        SchedClassifier::from_pin(&pinned)?.pin(path).map_err(other)
+    }
+
+    fn attach_tc(&mut self, hook: &HookRequest, program: Program) -> Result<(), DatapathError> {
+        let (ifindex, name) = (hook.interface.index, hook.interface.name.as_str());
+        if hook.tc == TcCarrier::Best {
+            let path = self.lock.pins().link(ifindex, LinkKind::Tcx);
+            let loaded = self.generation.tc_mut(program)?;
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+            match loaded.attach_with_options(name, TcAttachType::Ingress, options) {
+                Ok(id) => {
+                    let link = loaded
+                        .take_link(id)
+                        .map_err(|error| attach_error(hook, "keep the tc link", &error))?;
+                    let link: FdLink = link
+                        .try_into()
+                        .map_err(|error| attach_error(hook, "keep the tc link", &error))?;
+                    link.pin(&path)
+                        .map_err(|error| attach_error(hook, "pin the tc link", &error))?;
+                    self.undo.push(Undo::Remove { ifindex, kind: LinkKind::Tcx, path });
+                    return Ok(());
+                }
+                // A kernel before 6.6 does not know the attach type.
+                Err(error) if errno(&error) == Some(libc::EINVAL) => {}
+                Err(error) => return Err(attach_error(hook, "attach tc", &error)),
+            }
+        }
+        let loaded = self.generation.tc_mut(program)?;
+        let kind = match clsact::attach(loaded, name)? {
+            clsact::Qdisc::Found => LinkKind::Clsact,
+            clsact::Qdisc::Added => LinkKind::ClsactOwn,
+        };
+        let path = self.lock.pins().link(ifindex, kind);
+        self.undo.push(Undo::Remove { ifindex, kind, path: path.clone() });
+        SchedClassifier::from_pin(self.directory.join(program.name()))
+            .and_then(|mut program| program.pin(&path).map_err(other))
+            .map_err(|error| attach_error(hook, "pin the tc program", &error))
+    }
+
+    fn switch_xdp(&mut self, hook: &HookRequest) -> Result<(), DatapathError> {
+        let (kind, program, mode) = match hook.xdp {
+            XdpRequest::No => return self.drop_xdp(hook, None),
+            XdpRequest::IfPossible | XdpRequest::Native => {
+                (LinkKind::Native, self.generation.native_program(), XdpMode::Driver)
+            }
+            // Packets of several buffers in generic mode have crashed kernels; see design notes
+            // in docs/architecture.md.
+            XdpRequest::Generic => (LinkKind::Generic, Program::Xdp, XdpMode::Skb),
+        };
+        self.drop_xdp(hook, Some(kind))?;
+        let ifindex = hook.interface.index;
+        if let Some(path) = self.links_of(ifindex)?.get(&kind) {
+            match update_xdp(self.generation.xdp_mut(program)?, path) {
+                Ok(()) => {
+                    self.undo.push(Undo::Restore { ifindex, kind, path: path.clone(), program });
+                    return Ok(());
+                }
+                Err(error) if is_dead_link(&error) => remove(path)?,
+                Err(error) => return Err(attach_error(hook, "switch XDP", &error)),
+            }
+        }
+        let path = self.lock.pins().link(ifindex, kind);
+        match attach_xdp(self.generation.xdp_mut(program)?, hook, mode, &path) {
+            Ok(()) => {
+                self.undo.push(Undo::Remove { ifindex, kind, path });
+                Ok(())
+            }
+            Err(DatapathError::ForeignXdp { .. } | DatapathError::NoNativeXdp { .. })
+                if hook.xdp == XdpRequest::IfPossible =>
+            {
+                self.switch_tc(hook, false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes our XDP off an interface, but for `keep`. tc is there by now and classifies.
+    fn drop_xdp(
+        &mut self,
+        hook: &HookRequest,
+        keep: Option<LinkKind>,
+    ) -> Result<(), DatapathError> {
+        let ifindex = hook.interface.index;
+        let links = self.links_of(ifindex)?;
+        for kind in [LinkKind::Native, LinkKind::Generic] {
+            let Some(path) = links.get(&kind) else { continue };
+            if Some(kind) != keep {
+                remove(path)?;
+                self.undo.push(Undo::Reattach { ifindex, kind, path: path.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn links_of(&self, ifindex: u32) -> Result<BTreeMap<LinkKind, PathBuf>, DatapathError> {
+        let links = self.lock.pins().links()?;
+        Ok(links
+            .into_iter()
+            .filter_map(|((index, kind), path)| (index == ifindex).then_some((kind, path)))
+            .collect())
+    }
+}
+
+fn announce(
+    before: &mut dyn FnMut(&Step) -> Result<(), String>,
+    step: &Step,
+) -> Result<(), DatapathError> {
+    before(step).map_err(|why| DatapathError::CalledOff { step: step.to_string(), why })
+}
+
+/// Undoes steps, last first, with the programs of the old generation.
+fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), DatapathError> {
+    let old_program = |program: Program| {
+        let old = old.ok_or_else(|| DatapathError::Unreadable {
+            path: PathBuf::from("current"),
+            why: "no generation to go back to".to_owned(),
+        })?;
+        Ok::<_, DatapathError>(old.join(program.name()))
+    };
+    // The best native program of the old generation: it may be of another kernel's making.
+    let old_native = || {
+        old_program(Program::XdpFrags)
+            .and_then(|path| if path.exists() { Ok(path) } else { old_program(Program::Xdp) })
+    };
+    for step in undo.into_iter().rev() {
+        match step {
+            Undo::Remove { ifindex, kind, path } => remove_link(ifindex, kind, &path)?,
+            Undo::Restore { ifindex, kind, path, program } => {
+                let back = |error: ProgramError| go_back_error(ifindex, &error);
+                match kind {
+                    LinkKind::Native => {
+                        update_xdp(&mut open_xdp(&old_native()?, ifindex)?, &path).map_err(back)?
+                    }
+                    LinkKind::Generic => {
+                        let pinned = old_program(Program::Xdp)?;
+                        update_xdp(&mut open_xdp(&pinned, ifindex)?, &path).map_err(back)?;
+                    }
+                    LinkKind::Tcx => {
+                        let mut old = open_tc(&old_program(program)?, ifindex)?;
+                        update_tcx(&mut old, &path).map_err(back)?;
+                    }
+                    LinkKind::Clsact | LinkKind::ClsactOwn => {
+                        let mut old = open_tc(&old_program(program)?, ifindex)?;
+                        clsact::replace(&mut old, &name_of(ifindex))?;
+                        remove(&path)?;
+                        old.pin(&path).map_err(|error| back(other(error)))?;
+                    }
+                }
+            }
+            Undo::Reattach { ifindex, kind, path } => {
+                let (pinned, mode) = if kind == LinkKind::Native {
+                    (old_native()?, XdpMode::Driver)
+                } else {
+                    (old_program(Program::Xdp)?, XdpMode::Skb)
+                };
+                let mut old = open_xdp(&pinned, ifindex)?;
+                let link = attach_xdp_link(&mut old, ifindex, mode)
+                    .map_err(|error| go_back_error(ifindex, &error))?;
+                link.pin(&path).map_err(|error| go_back_error(ifindex, &other(error)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open_xdp(path: &Path, ifindex: u32) -> Result<Xdp, DatapathError> {
+    Xdp::from_pin(path, XdpAttachType::Interface).map_err(|error| go_back_error(ifindex, &error))
+}
+
+fn open_tc(path: &Path, ifindex: u32) -> Result<SchedClassifier, DatapathError> {
+    SchedClassifier::from_pin(path).map_err(|error| go_back_error(ifindex, &error))
+}
+
+fn go_back_error(ifindex: u32, error: &ProgramError) -> DatapathError {
+    DatapathError::Attach {
+        name: name_of(ifindex),
+        what: "go back to the old program",
+        why: chain(error),
+    }
+}
+
+fn name_of(ifindex: u32) -> String {
+    if_indextoname(ifindex)
+        .map_or_else(|_| format!("#{ifindex}"), |name| name.to_string_lossy().into_owned())
+}
+
+fn update_tcx(program: &mut SchedClassifier, path: &Path) -> Result<(), ProgramError> {
+    let link = FdLink::from(PinnedLink::from_pin(path).map_err(other)?);
+    let id = program.attach_to_link(link.try_into().map_err(other)?)?;
+    // Only this process's handle is dropped; the pin keeps the link.
+    program.take_link(id).map(drop)
+}
+
+fn update_xdp(program: &mut Xdp, path: &Path) -> Result<(), ProgramError> {
+    let link = FdLink::from(PinnedLink::from_pin(path).map_err(other)?);
+    let id = program.attach_to_link(link.try_into().map_err(other)?)?;
+    program.take_link(id).map(drop)
+}
+
+fn attach_xdp(
+    program: &mut Xdp,
+    hook: &HookRequest,
+    mode: XdpMode,
+    path: &Path,
+) -> Result<(), DatapathError> {
+    let name = &hook.interface.name;
+    let link = attach_xdp_link(program, hook.interface.index, mode).map_err(|error| {
+        let foreign = hook.interface.xdp_program;
+        match (errno(&error), foreign) {
+            // EEXIST: somebody's program in the other mode.
+            (Some(libc::EBUSY | libc::EEXIST), program) => {
+                DatapathError::ForeignXdp { name: name.clone(), program: program.unwrap_or(0) }
+            }
+            (Some(code), None) if mode == XdpMode::Driver => DatapathError::NoNativeXdp {
+                name: name.clone(),
+                source: io::Error::from_raw_os_error(code),
+            },
+            _ => attach_error(hook, "attach XDP", &error),
+        }
+    })?;
+    link.pin(path).map(drop).map_err(|error| attach_error(hook, "pin the XDP link", &error))
+}
+
+/// Attaches XDP by a link. aya falls back to netlink, which cannot be pinned or updated in place,
+/// without a word; that is taken off again (on drop) and refused.
+fn attach_xdp_link(program: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink, ProgramError> {
+    let id = program.attach_to_if_index(ifindex, mode)?;
+    let link = program.take_link(id)?;
+    link.try_into().map_err(|_| ProgramError::IOError(io::Error::from_raw_os_error(libc::EINVAL)))
+}
+
+fn remove(path: &Path) -> Result<(), DatapathError> {
+    remove_if_there(path).map_err(|source| DatapathError::Pins {
+        path: path.to_owned(),
+        what: "cannot remove",
+        source,
+    })
+}
+
+/// Removes a link; for clsact, the filter that stands behind the name.
+fn remove_link(ifindex: u32, kind: LinkKind, path: &Path) -> Result<(), DatapathError> {
+    match kind {
+        LinkKind::Native | LinkKind::Generic | LinkKind::Tcx => {}
+        LinkKind::Clsact | LinkKind::ClsactOwn => {
+            if let Ok(name) = if_indextoname(ifindex) {
+                clsact::detach(&name.to_string_lossy())?;
+            }
+        }
+    }
+    remove(path)
+}
+
+fn attach_error(
+    hook: &HookRequest,
+    what: &'static str,
+    error: &dyn std::error::Error,
+) -> DatapathError {
+    DatapathError::Attach { name: hook.interface.name.clone(), what, why: chain(error) }
+}
+
+/// The interface of the link is gone: the kernel detached it (ENOLINK), or it was another file.
+fn is_dead_link(error: &ProgramError) -> bool {
+    errno(error) == Some(libc::ENOLINK)
+}
+
+fn errno(error: &ProgramError) -> Option<i32> {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return io.raw_os_error();
+        }
+        source = cause.source();
+    }
+    None
+}
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> ProgramError {
+    ProgramError::IOError(io::Error::other(error))
+}

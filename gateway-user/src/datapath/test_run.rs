@@ -1,0 +1,184 @@
+//! `BPF_PROG_TEST_RUN`: one program on one packet, no interface involved.
+//!
+//! aya has no binding for this command, so this module makes the system call itself; it is the
+//! only `unsafe` of user space (docs/adr/0002-test-run-system-call.md).
+#![allow(unsafe_code, reason = "the bpf(2) system call has no safe binding for BPF_PROG_TEST_RUN")]
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::Duration;
+
+use gateway_common::Verdict;
+use gateway_common::abi::Metadata;
+use nix::libc;
+
+/// `BPF_PROG_TEST_RUN` of `enum bpf_cmd`, kernel `include/uapi/linux/bpf.h`.
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+/// Offset of `mark` in `struct __sk_buff`.
+const SKB_MARK: usize = 8;
+/// Room for `struct __sk_buff`; the kernel writes as much as it has.
+const SKB_CONTEXT: usize = 256;
+/// The action of XDP programs that let a packet go on (`enum xdp_action`).
+const XDP_PASS: u32 = 2;
+/// The action of tc programs that leave a packet to the next one (`TC_ACT_UNSPEC`, -1).
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+
+/// The `test` member of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct TestAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    reserved: u32,
+}
+
+/// How often to run the program.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Runs, at least 1.
+    pub repeat: u32,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self { repeat: 1 }
+    }
+}
+
+/// What a program did with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Its return value.
+    pub action: u32,
+    /// What it proposed (XDP) or marked (tc).
+    pub verdict: Verdict,
+    /// Whether it let the packet go on unchanged, as every program of ours must.
+    pub passed: bool,
+    /// Mean time of one run, in whole nanoseconds as the kernel gives it.
+    pub mean: Duration,
+}
+
+/// The mark a tc run starts from and the bits that mean Direct.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    /// Mark of the packet before the program.
+    pub before: u32,
+    /// Mark of a Direct packet after it.
+    pub direct: u32,
+}
+
+/// Runs an XDP program on `frame`.
+///
+/// # Errors
+///
+/// What the system call said: `EINVAL` for frames below 14 bytes, `EPERM` without CAP_BPF.
+pub fn run_xdp(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> io::Result<Outcome> {
+    let room = frame.len().saturating_add(256);
+    let mut data_out = vec![0; room];
+    let attr = run(program, frame, &mut data_out, None, options)?;
+    let written = usize::try_from(attr.data_size_out).unwrap_or(usize::MAX).min(room);
+    let front = written.saturating_sub(frame.len());
+    let metadata = data_out.get(..front).unwrap_or_default();
+    let verdict = if metadata.first_chunk::<8>() == Some(&proposal_bytes()) {
+        Verdict::Direct
+    } else {
+        Verdict::Inspect
+    };
+    let unchanged = data_out.get(front..written) == Some(frame);
+    Ok(outcome(&attr, verdict, unchanged && attr.retval == XDP_PASS))
+}
+
+/// Runs a tc program on `frame`.
+///
+/// # Errors
+///
+/// What the system call said: `EINVAL` for frames below 14 bytes, `EPERM` without CAP_BPF.
+pub fn run_tc(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    mark: Mark,
+    options: RunOptions,
+) -> io::Result<Outcome> {
+    let mut context = [0; SKB_CONTEXT];
+    context[SKB_MARK..SKB_MARK + 4].copy_from_slice(&mark.before.to_ne_bytes());
+    let mut data_out = vec![0; frame.len()];
+    let attr = run(program, frame, &mut data_out, Some(&mut context), options)?;
+    let mut after = [0; 4];
+    after.copy_from_slice(&context[SKB_MARK..SKB_MARK + 4]);
+    let after = u32::from_ne_bytes(after);
+    let (verdict, expected) = if after == mark.direct {
+        (Verdict::Direct, mark.direct)
+    } else {
+        (Verdict::Inspect, mark.before)
+    };
+    let passed = attr.retval == TC_ACT_UNSPEC && data_out == frame && after == expected;
+    Ok(outcome(&attr, verdict, passed))
+}
+
+fn outcome(attr: &TestAttr, verdict: Verdict, passed: bool) -> Outcome {
+    Outcome {
+        action: attr.retval,
+        verdict,
+        passed,
+        mean: Duration::from_nanos(u64::from(attr.duration)),
+    }
+}
+
+fn proposal_bytes() -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&Metadata::MAGIC.to_ne_bytes());
+    bytes[4..].copy_from_slice(&Metadata::DIRECT.to_ne_bytes());
+    bytes
+}
+
+fn run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    data_out: &mut [u8],
+    context: Option<&mut [u8; SKB_CONTEXT]>,
+    options: RunOptions,
+) -> io::Result<TestAttr> {
+    let too_long = |_| io::Error::from_raw_os_error(libc::EINVAL);
+    let mut attr = TestAttr {
+        prog_fd: u32::try_from(program.as_raw_fd()).map_err(too_long)?,
+        data_size_in: u32::try_from(frame.len()).map_err(too_long)?,
+        data_size_out: u32::try_from(data_out.len()).map_err(too_long)?,
+        data_in: frame.as_ptr().expose_provenance() as u64,
+        data_out: data_out.as_mut_ptr().expose_provenance() as u64,
+        repeat: options.repeat,
+        ..TestAttr::default()
+    };
+    if let Some(context) = context {
+        let length = u32::try_from(context.len()).map_err(too_long)?;
+        attr.ctx_size_in = length;
+        attr.ctx_size_out = length;
+        attr.ctx_in = context.as_ptr().expose_provenance() as u64;
+        attr.ctx_out = context.as_mut_ptr().expose_provenance() as u64;
+    }
+    // SAFETY: `attr` has the layout of the `test` member of `union bpf_attr`, and the size says
+    // how much of the union it is. The four addresses are of buffers that are borrowed by the
+    // caller for the whole call and are as long as the size beside each says; the kernel writes
+    // only through the two that come from unique references. The descriptor is open: borrowed.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            (&raw mut attr).cast::<libc::c_void>(),
+            size_of::<TestAttr>(),
+        )
+    };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(attr) }
+}
