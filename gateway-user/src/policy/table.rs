@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gateway_common::Tables;
-use gateway_common::abi::{Block, PortSet, Slot};
+use gateway_common::abi::{Block, INDEX_ENTRIES, PortSet, Slot};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Id of an endpoint set, as the feed numbers it.
-pub type SetId = u32;
+use super::{PolicyError, Rule, index, union};
+use crate::feed::SetId;
 
 /// Everything a generation is filled with, and, through [`Tables`], the oracle it is tested
 /// against. Equal inputs give equal tables, down to the order of ids.
@@ -29,7 +29,38 @@ pub struct Table {
 }
 
 impl Table {
+    /// The table of these rules, in whatever order they come.
+    ///
+    /// # Errors
+    ///
+    /// No rule at all, a rule for the whole internet, more port ranges than a [`PortSet`] holds,
+    /// or more port sets or groups than there are ids. Nothing is ever cut to fit.
+    pub fn from_rules<I: IntoIterator<Item = Rule>>(rules: I) -> Result<Self, PolicyError> {
+        let union = union::complete(rules)?;
+        let index = index::build(&union.prefixes);
+        Ok(Self {
+            prefixes: union.prefixes,
+            port_sets: union.port_sets,
+            groups: union.groups,
+            index_v4: index.v4,
+            index_v6: index.v6,
+            blocks: index.blocks,
+        })
+    }
+
+    /// The same table with every look-up left to the tries: what the index is measured against.
+    #[must_use]
+    pub fn without_index(&self) -> Self {
+        Self {
+            index_v4: vec![Slot::TRIE.0; INDEX_ENTRIES],
+            index_v6: vec![Slot::TRIE.0; INDEX_ENTRIES],
+            blocks: Vec::new(),
+            ..self.clone()
+        }
+    }
+
     /// Every prefix with the id of its port set, IPv4 first, ascending.
+    #[must_use]
     pub fn prefixes(&self) -> impl ExactSizeIterator<Item = (IpNet, u16)> + '_ {
         self.prefixes.iter().map(|(prefix, port_set)| (*prefix, *port_set))
     }
