@@ -1,0 +1,28 @@
+//! A network made of namespaces, that vanishes when its owner does.
+//!
+//! [`Namespace`]s are joined by veth pairs ([`link()`]), never to the root namespace.
+//! [`EchoServers`] answer whoever connects with the address they see, and [`ask`] reads it, so a
+//! client learns which way its packets went. A [`Frame`] is an Ethernet frame of any shape, and a
+//! [`Wire`] puts it on an interface as it is. A [`BpfFs`] holds the pins of a test. Everything is
+//! named after the process that made it; what a killed process left is swept when the next one
+//! starts.
+
+mod bpffs;
+mod frame;
+mod interrupt;
+mod link;
+mod names;
+mod namespace;
+mod process;
+mod servers;
+mod wire;
+
+pub use bpffs::BpfFs;
+pub use frame::{Extension, Frame, Protocol, VlanTag};
+pub use interrupt::Interrupt;
+pub use link::{End, Offloads, link};
+pub use names::{Owner, remove_kept, sweep};
+pub use namespace::Namespace;
+pub use process::Process;
+pub use servers::{EchoServers, RunningServers, ask};
+pub use wire::Wire;
