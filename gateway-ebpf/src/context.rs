@@ -189,9 +189,10 @@ impl PacketBytes for SkbPacket<'_> {
 #[inline(always)]
 pub(crate) fn write_metadata(ctx: &XdpContext) -> bool {
     const LENGTH: usize = size_of::<Metadata>();
+    const GROW: i32 = 0_i32.wrapping_sub_unsigned(LENGTH as u32);
     // SAFETY: the context is the one the program was called with; all pointers into the packet
     // that were read before are dead from here on.
-    if unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(LENGTH as i32)) } != 0 {
+    if unsafe { bpf_xdp_adjust_meta(ctx.ctx, GROW) } != 0 {
         return false;
     }
     let first = ctx.metadata();

@@ -9,6 +9,11 @@
 #![no_main]
 #![warn(clippy::arithmetic_side_effects)]
 #![allow(missing_docs, reason = "aya's entry macros do not carry doc comments over")]
+#![expect(clippy::needless_pass_by_value, reason = "aya's entry macros pass the context by value")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths of packets fit u32; the loader writes and reads back 16-bit port set ids"
+)]
 
 mod context;
 mod maps;
