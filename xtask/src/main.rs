@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod lab;
 mod process;
 mod setup;
 mod test;
@@ -27,13 +28,17 @@ enum Verb {
     Check,
     /// Set up, check, and run every test (as root)
     Test,
+    /// Set up, and show Microsoft 365 traffic leaving directly and everything else inspected
+    Lab(lab::Args),
 }
 
 fn main() -> ExitCode {
+    let set_up = || setup::run(&setup::Options::default());
     let outcome = match Cli::parse().verb {
         Verb::Setup(options) => setup::run(&options),
-        Verb::Check => setup::run(&setup::Options::default()).and_then(|()| check::run()).map(drop),
+        Verb::Check => set_up().and_then(|()| check::run()).map(drop),
         Verb::Test => test::run(),
+        Verb::Lab(args) => set_up().and_then(|()| lab::run(&args)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
