@@ -29,8 +29,11 @@ pub struct Cli {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// The daemon in the foreground.
     Run(run::RunArgs),
+    /// What is loaded and what it has decided.
     Status(status::StatusArgs),
+    /// Take back everything that is ours.
     Down(down::DownArgs),
 }
 

@@ -105,7 +105,7 @@ impl Count {
 /// # Errors
 ///
 /// Nothing is loaded, or the pins cannot be read.
-pub fn run(args: &StatusArgs, pins: &Pins) -> Result<(), Failure> {
+pub(super) fn run(args: &StatusArgs, pins: &Pins) -> Result<(), Failure> {
     let loaded = Loaded::open(pins)?;
     let status = status(pins, loaded.manifest(), &loaded.counts()?)?;
     if args.json { output::json(&status) } else { output::text(&text(&status)) }
