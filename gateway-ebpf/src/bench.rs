@@ -10,6 +10,7 @@
 use aya_ebpf::{
     bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS},
     btf_maps::{Array, PerCpuArray, ProgramArray},
+    helpers::bpf_xdp_adjust_meta,
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -35,33 +36,71 @@ fn bench_xdp(_ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
+#[xdp(frags)]
+fn bench_xdp_frags(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
 #[classifier]
 fn bench_tc(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
 #[xdp]
+fn bench_same(ctx: XdpContext) -> u32 {
+    hand_over(&ctx)
+}
+
+#[xdp(frags)]
+fn bench_same_frags(ctx: XdpContext) -> u32 {
+    hand_over(&ctx)
+}
+
+#[xdp]
 fn bench_vary_v4(ctx: XdpContext) -> u32 {
+    vary_v4(&ctx)
+}
+
+#[xdp(frags)]
+fn bench_vary_v4_frags(ctx: XdpContext) -> u32 {
+    vary_v4(&ctx)
+}
+
+#[xdp]
+fn bench_vary_v6(ctx: XdpContext) -> u32 {
+    vary_v6(&ctx)
+}
+
+#[xdp(frags)]
+fn bench_vary_v6_frags(ctx: XdpContext) -> u32 {
+    vary_v6(&ctx)
+}
+
+#[inline(always)]
+fn vary_v4(ctx: &XdpContext) -> u32 {
     let Some([address, ..]) = next_destination() else { return XDP_PASS };
     let first = ctx.data() + DESTINATION_V4;
     if first + 4 > ctx.data_end() {
         return XDP_PASS;
     }
     // SAFETY: the four bytes at `first` are in the packet (checked above), which XDP may write.
-    unsafe { (first as *mut u32).write_unaligned(address) };
-    hand_over(&ctx)
+    // They start at an even address as all headers do.
+    unsafe { *(first as *mut [u16; 2]) = [address as u16, (address >> 16) as u16] };
+    hand_over(ctx)
 }
 
-#[xdp]
-fn bench_vary_v6(ctx: XdpContext) -> u32 {
+#[inline(always)]
+fn vary_v6(ctx: &XdpContext) -> u32 {
     let Some(address) = next_destination() else { return XDP_PASS };
     let first = ctx.data() + DESTINATION_V6;
     if first + 16 > ctx.data_end() {
         return XDP_PASS;
     }
+    let [a, b, c, d] = address.map(|word| [word as u16, (word >> 16) as u16]);
     // SAFETY: the 16 bytes at `first` are in the packet (checked above), which XDP may write.
-    unsafe { (first as *mut [u32; 4]).write_unaligned(address) };
-    hand_over(&ctx)
+    // They start at an even address as all headers do.
+    unsafe { *(first as *mut [[u16; 2]; 4]) = [a, b, c, d] };
+    hand_over(ctx)
 }
 
 #[inline(always)]
@@ -73,8 +112,13 @@ fn next_destination() -> Option<[u32; 4]> {
     DESTINATION.get(*next % DESTINATIONS as u32).copied()
 }
 
+/// Takes metadata of the run before off, empty or not, and tail-calls the program under test.
 #[inline(always)]
 fn hand_over(ctx: &XdpContext) -> u32 {
+    let metadata = ctx.metadata_end().wrapping_sub(ctx.metadata()) as i32;
+    // SAFETY: the context is the one the program was called with; no pointer into the packet is
+    // used afterwards.
+    unsafe { bpf_xdp_adjust_meta(ctx.ctx, metadata & 0xff) };
     // SAFETY: the array holds XDP programs only; a missing one falls through.
     unsafe { UNDER_TEST.tail_call(ctx, 0) };
     XDP_PASS

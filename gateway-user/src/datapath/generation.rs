@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapData, MapError, PerCpuArray, PerCpuValues};
-use aya::programs::{SchedClassifier, Xdp};
+use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::util::{KernelVersion, nr_cpus};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway_common::abi::{BLOCK_ENTRIES, COUNTER_FIRST_GROUP, PortRange, PortSet};
@@ -221,6 +221,19 @@ impl Generation {
         tc(&mut self.ebpf, program)
     }
 
+    /// The descriptor of a program.
+    ///
+    /// # Errors
+    ///
+    /// The program is not loaded on this kernel.
+    pub fn program_fd(&self, program: Program) -> Result<&ProgramFd, DatapathError> {
+        let loaded = self
+            .ebpf
+            .program(program.name())
+            .ok_or_else(|| load(program.name(), "not in the object"))?;
+        loaded.fd().map_err(|error| load(program.name(), chain(&error)))
+    }
+
     /// Runs `question` with the descriptor of a program.
     ///
     /// # Errors
@@ -231,12 +244,7 @@ impl Generation {
         program: Program,
         question: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
     ) -> Result<T, DatapathError> {
-        let loaded = self
-            .ebpf
-            .program(program.name())
-            .ok_or_else(|| load(program.name(), "not in the object"))?;
-        let fd = loaded.fd().map_err(|error| load(program.name(), chain(&error)))?;
-        question(fd.as_fd())
+        question(self.program_fd(program)?.as_fd())
             .map_err(|source| DatapathError::TestRun { program: program.name(), source })
     }
 
