@@ -1,5 +1,12 @@
 //! The verbs of `breakout365`, one file each.
 
+mod explain;
+mod feed;
+mod input;
+mod output;
+mod policy;
+
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,21 +29,53 @@ pub struct Cli {
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
-pub enum Verb {}
+pub enum Verb {
+    /// Microsoft's endpoint list
+    #[command(subcommand)]
+    Feed(feed::Verb),
+    /// What the policy sends direct
+    #[command(subcommand)]
+    Policy(policy::Verb),
+    /// Where packets to a destination go, and why
+    Explain(explain::Arguments),
+}
 
 /// Parses the command line, runs the verb and prints its failure, if any, as one line.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(&cli) {
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => run(&cli),
+        Err(error) if error.use_stderr() && !asks_for_help(&error) => Err(usage(&error)),
+        // Help and version, or help where a verb is missing.
+        Err(error) => error.exit(),
+    };
+    match outcome {
         Ok(()) => ExitCode::from(Exit::Success as u8),
         Err(failure) => {
-            eprintln!("breakout365: {failure}");
+            // With standard error closed, the exit code is all that can still be said.
+            let _ = writeln!(std::io::stderr(), "breakout365: {failure}");
             ExitCode::from(failure.exit as u8)
         }
     }
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
-    match cli.verb {}
+    match &cli.verb {
+        Verb::Feed(verb) => feed::run(verb),
+        Verb::Policy(verb) => policy::run(verb),
+        Verb::Explain(arguments) => explain::run(arguments),
+    }
+}
+
+fn asks_for_help(error: &clap::Error) -> bool {
+    error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// clap's message without the usage below it.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let problem = text.split("\n\nUsage:").next().unwrap_or_default();
+    let problem = problem.strip_prefix("error: ").unwrap_or(problem);
+    let problem = problem.split("\n\nFor more information").next().unwrap_or_default();
+    Failure::new(Exit::Usage, format_args!("{problem}; see `breakout365 --help`"))
 }
