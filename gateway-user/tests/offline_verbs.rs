@@ -336,7 +336,7 @@ fn feed_show_counts_and_lists_every_set() {
         assert_eq!(&set["prefixes"], record.get("ips").unwrap_or(&none));
         assert_eq!(&set["urls"], record.get("urls").unwrap_or(&none));
         let id = set["id"].to_string();
-        assert!(text.lines().any(|line| line.split_whitespace().next() == Some(id.as_str())));
+        assert!(text.lines().any(|line| line.split_whitespace().nth(1) == Some(id.as_str())));
     }
     let bare = json_of(&["feed", "show", "--feed", &fixture("untidy.json")]);
     assert_eq!((&bare["instance"], &bare["version"]), (&Value::Null, &Value::Null));

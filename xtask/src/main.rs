@@ -1,2 +1,50 @@
-//! Development tasks of breakout365.
-fn main() {}
+//! Development tasks of breakout365: `cargo xtask <verb>`, one file or directory per verb.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod lab;
+mod process;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks of breakout365
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Find or install what build, tests and lab need
+    Setup(setup::Options),
+    /// Run every check that needs no kernel: format, lints, docs, dependencies, BPF object
+    Check,
+    /// Set up, check, and run every test (as root)
+    Test,
+    /// Set up, and show Microsoft 365 traffic leaving directly and everything else inspected
+    Lab(lab::Args),
+}
+
+fn main() -> ExitCode {
+    let set_up = || setup::run(&setup::Options::default());
+    let outcome = match Cli::parse().verb {
+        Verb::Setup(options) => setup::run(&options),
+        Verb::Check => set_up().and_then(|()| check::run()).map(drop),
+        Verb::Test => test::run(),
+        Verb::Lab(args) => set_up().and_then(|()| lab::run(&args)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -9,15 +9,15 @@ use gateway_common::{Decision, FlowKey, Reason, Transport, Verdict, decide};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::input::{FeedIdentity, Input, Loaded};
-use super::output::{print, print_json};
+use super::input::{Input, Loaded};
+use super::output;
 use crate::exit::Failure;
-use crate::feed::{Category, EndpointSet, SetId};
+use crate::feed::{Category, EndpointSet, FeedIdentity, SetId};
 use crate::policy::transport_name;
 
-/// Arguments of `explain`.
+/// Where packets to a destination go, and why
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ExplainArgs {
     /// Destination address, IPv4 or IPv6
     #[arg(value_name = "DESTINATION")]
     destination: IpAddr,
@@ -34,10 +34,10 @@ pub struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: &ExplainArgs) -> Result<(), Failure> {
     let loaded = arguments.input.load()?;
     let answer = ask_oracle(&loaded, arguments.destination, &arguments.service);
-    if arguments.json { print_json(&answer) } else { print(&answer.to_string()) }
+    if arguments.json { output::json(&answer) } else { output::text(&answer.to_string()) }
 }
 
 /// What packets are asked about.
@@ -162,7 +162,7 @@ pub(super) fn ask_oracle(loaded: &Loaded, destination: IpAddr, service: &Service
         covering_sets,
         unselected_sets,
         endpoint_sets,
-        feed: FeedIdentity::of(snapshot),
+        feed: snapshot.identity(),
     }
 }
 
@@ -216,6 +216,6 @@ impl fmt::Display for Answer {
                 writeln!(f, "  {title}: set {id}, {service_area}, {category}, {required}")?;
             }
         }
-        writeln!(f, "  feed: {}", self.feed)
+        write!(f, "  feed: {}", self.feed)
     }
 }

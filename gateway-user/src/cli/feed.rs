@@ -7,19 +7,17 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::input::FeedIdentity;
-use super::output::{self, PortRange, print, print_json, table};
+use super::output::{self, PortRange};
 use crate::exit::Failure;
-use crate::feed::{self, Category, EndpointSet, SetId, Snapshot};
+use crate::feed::{self, Category, EndpointSet, FeedIdentity, SetId, Snapshot};
 
 /// Verbs of the feed.
 #[derive(Debug, clap::Subcommand)]
-pub enum Verb {
-    /// Version, digest, counts and the endpoint sets
+pub enum FeedVerb {
     Show(Show),
 }
 
-/// Arguments of `feed show`.
+/// Version, digest, counts and the endpoint sets
 #[derive(Debug, clap::Args)]
 pub struct Show {
     /// Feed to show in place of the one in the binary: a file as the web service answers it
@@ -31,15 +29,15 @@ pub struct Show {
     json: bool,
 }
 
-pub(super) fn run(verb: &Verb) -> Result<(), Failure> {
+pub(super) fn run(verb: &FeedVerb) -> Result<(), Failure> {
     match verb {
-        Verb::Show(show) => {
+        FeedVerb::Show(show) => {
             let snapshot = match &show.feed {
                 Some(path) => feed::read(path)?,
                 None => feed::embedded()?,
             };
             let report = Report::of(&snapshot);
-            if show.json { print_json(&report) } else { print(&report.text()) }
+            if show.json { output::json(&report) } else { output::text(&report.text()) }
         }
     }
 }
@@ -96,7 +94,7 @@ impl Report {
             add_one(&mut counts.categories, set.category);
             add_one(&mut counts.service_areas, set.service_area.clone());
         }
-        let feed = FeedIdentity::of(snapshot);
+        let feed = snapshot.identity();
         Self { feed, counts, sets: sets().map(Set::of).collect() }
     }
 
@@ -113,8 +111,10 @@ impl Report {
         // Writing to a text cannot fail.
         let _ = writeln!(text, "categories: {}", categories.collect::<Vec<_>>().join(", "));
         let _ = writeln!(text, "service areas: {}\n", areas.collect::<Vec<_>>().join(", "));
-        let header = ["SET", "AREA", "CATEGORY", "REQUIRED", "IPV4", "IPV6", "TCP", "UDP", "URLS"];
-        text.push_str(&table(header, self.sets.iter().map(Set::row)));
+        let heads = ["set", "area", "category", "required", "ipv4", "ipv6", "tcp", "udp", "urls"];
+        let mut table = output::table(&heads);
+        table.add_rows(self.sets.iter().map(Set::row));
+        text.push_str(&table.to_string());
         text
     }
 }

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use crate::config::{self, Config, FeedSource};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, Snapshot};
@@ -56,31 +54,5 @@ impl Input {
                 Err(Failure::new(Exit::Config, format_args!("{}: {error}", path.display())))
             }
         }
-    }
-}
-
-/// Which feed an answer is about.
-#[derive(Debug, Serialize)]
-pub(super) struct FeedIdentity {
-    instance: Option<String>,
-    version: Option<String>,
-    digest: String,
-}
-
-impl FeedIdentity {
-    pub(super) fn of(snapshot: &Snapshot) -> Self {
-        Self {
-            instance: snapshot.instance.clone(),
-            version: snapshot.version.clone(),
-            digest: snapshot.digest.clone(),
-        }
-    }
-}
-
-impl std::fmt::Display for FeedIdentity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let instance = self.instance.as_deref().unwrap_or("unknown instance");
-        let version = self.version.as_deref().unwrap_or("unknown");
-        write!(f, "{instance}, version {version}, sha256 {}", self.digest)
     }
 }

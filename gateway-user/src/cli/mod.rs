@@ -1,10 +1,13 @@
 //! The verbs of `breakout365`, one file each.
 
+mod down;
 mod explain;
 mod feed;
 mod input;
 mod output;
 mod policy;
+mod run;
+mod status;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -12,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::datapath::Pins;
 use crate::exit::{Exit, Failure};
 
 /// Direct egress for Microsoft 365 traffic on Linux gateways.
@@ -30,21 +34,27 @@ pub struct Cli {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Microsoft's endpoint list
+    /// The daemon in the foreground.
+    Run(run::RunArgs),
+    /// What is loaded and what it has decided.
+    Status(status::StatusArgs),
+    /// Where packets to a destination go, and why.
+    Explain(explain::ExplainArgs),
+    /// Microsoft's endpoint list.
     #[command(subcommand)]
-    Feed(feed::Verb),
-    /// What the policy sends direct
+    Feed(feed::FeedVerb),
+    /// What the policy makes of the feed.
     #[command(subcommand)]
-    Policy(policy::Verb),
-    /// Where packets to a destination go, and why
-    Explain(explain::Arguments),
+    Policy(policy::PolicyVerb),
+    /// Take back everything that is ours.
+    Down(down::DownArgs),
 }
 
 /// Parses the command line, runs the verb and prints its failure, if any, as one line.
 #[must_use]
 pub fn main() -> ExitCode {
     let outcome = match Cli::try_parse() {
-        Ok(cli) => run(&cli),
+        Ok(cli) => dispatch(&cli),
         Err(error) if error.use_stderr() && !asks_for_help(&error) => Err(usage(&error)),
         // Help and version, or help where a verb is missing.
         Err(error) => error.exit(),
@@ -59,12 +69,24 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<(), Failure> {
+fn dispatch(cli: &Cli) -> Result<(), Failure> {
+    let pins = Pins::new(&cli.pins);
     match &cli.verb {
+        Verb::Run(args) => run::run(args, &pins),
+        Verb::Status(args) => status::run(args, &pins),
+        Verb::Explain(args) => explain::run(args),
         Verb::Feed(verb) => feed::run(verb),
         Verb::Policy(verb) => policy::run(verb),
-        Verb::Explain(arguments) => explain::run(arguments),
+        Verb::Down(args) => down::run(args, &pins),
     }
+}
+
+/// Runs what needs an event loop.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::System, format!("cannot start an event loop: {error}")))
 }
 
 fn asks_for_help(error: &clap::Error) -> bool {

@@ -1,49 +1,44 @@
-//! What a verb prints on standard output. A reader that has seen enough is no failure.
+//! What verbs print: text, tables and JSON, to a standard output that may be closed any time.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{self, Write as _};
 
-use comfy_table::{Table, TableStyle};
+use comfy_table::Table;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
 use crate::feed::Ports;
 
-/// Prints `text`, which ends with a line break.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Internal, format_args!("cannot write the answer: {error}")))
-        }
-        _ => Ok(()),
+/// Prints `text` and a line break.
+///
+/// # Errors
+///
+/// Standard output cannot be written to. A reader that has left, as `head` does, is no error.
+pub(super) fn text(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::new(Exit::Internal, format!("standard output: {error}"))),
+        Ok(()) => Ok(()),
     }
 }
 
-/// Prints `value` as JSON.
-pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|error| {
-        Failure::new(Exit::Internal, format_args!("cannot write the answer as JSON: {error}"))
-    })?;
-    text.push('\n');
-    print(&text)
+/// Prints `value` as indented JSON.
+///
+/// # Errors
+///
+/// As [`text`].
+pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::new(Exit::Internal, format!("JSON: {error}")))?;
+    text(&json)
 }
 
-/// A table of plain columns: it reads well, and `awk` reads it too.
-pub(super) fn table<const N: usize>(
-    header: [&str; N],
-    rows: impl IntoIterator<Item = [String; N]>,
-) -> String {
+/// A table with these column heads.
+pub(super) fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(TableStyle::new()).set_header(header);
-    for row in rows {
-        table.add_row(row);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    let mut text = table.trim_fmt();
-    text.push('\n');
-    text
+    table.load_style(UTF8_BORDERS_ONLY).set_header(heads);
+    table
 }
 
 /// A range of ports, both ends included.

@@ -8,20 +8,19 @@ use gateway_common::abi;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::input::{FeedIdentity, Input, Loaded};
-use super::output::{self, PortRange, print, print_json, table};
+use super::input::{Input, Loaded};
+use super::output::{self, PortRange};
 use crate::exit::Failure;
-use crate::feed::{Category, Ports, SetId};
+use crate::feed::{Category, FeedIdentity, Ports, SetId};
 use crate::policy::{Compiled, Note, Policy, transport_name};
 
 /// Verbs of the policy.
 #[derive(Debug, clap::Subcommand)]
-pub enum Verb {
-    /// Every prefix that has direct traffic, with its ports and the sets it comes from
+pub enum PolicyVerb {
     Show(Show),
 }
 
-/// Arguments of `policy show`.
+/// Every prefix that has direct traffic, with its ports and the sets it comes from
 #[derive(Debug, clap::Args)]
 pub struct Show {
     #[command(flatten)]
@@ -32,11 +31,11 @@ pub struct Show {
     json: bool,
 }
 
-pub(super) fn run(verb: &Verb) -> Result<(), Failure> {
+pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
     match verb {
-        Verb::Show(show) => {
+        PolicyVerb::Show(show) => {
             let report = Report::of(&show.input.load()?);
-            if show.json { print_json(&report) } else { print(&report.text()) }
+            if show.json { output::json(&report) } else { output::text(&report.text()) }
         }
     }
 }
@@ -98,7 +97,7 @@ impl Report {
         let prefixes = prefixes(compiled);
         let ipv4_prefixes = prefixes.iter().filter(|row| row.prefix.addr().is_ipv4()).count();
         Self {
-            feed: FeedIdentity::of(snapshot),
+            feed: snapshot.identity(),
             policy: Selected::of(policy),
             counts: Counts {
                 sets: compiled.rules.iter().map(|rule| rule.set).collect::<BTreeSet<_>>().len(),
@@ -133,7 +132,9 @@ impl Report {
             };
             [row.prefix.to_string(), sets.join(","), ports("tcp"), ports("udp")]
         });
-        text.push_str(&table(["PREFIX", "SETS", "TCP", "UDP"], rows));
+        let mut table = output::table(&["prefix", "sets", "tcp", "udp"]);
+        table.add_rows(rows);
+        text.push_str(&table.to_string());
         text
     }
 }

@@ -5,7 +5,6 @@ mod validate;
 
 use std::path::{Path, PathBuf};
 
-use crate::exit::{Exit, Failure};
 use crate::policy::Policy;
 
 /// Where the configuration is when the command line does not say.
@@ -59,12 +58,6 @@ pub struct ConfigError {
 impl ConfigError {
     fn whole(path: &Path, problem: impl std::fmt::Display) -> Self {
         Self { place: path.display().to_string(), problem: problem.to_string() }
-    }
-}
-
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self::new(Exit::Config, error)
     }
 }
 

@@ -35,6 +35,37 @@ pub struct Snapshot {
     pub sets: BTreeMap<SetId, EndpointSet>,
 }
 
+impl Snapshot {
+    /// What tells it from other snapshots.
+    #[must_use]
+    pub fn identity(&self) -> FeedIdentity {
+        FeedIdentity {
+            instance: self.instance.clone(),
+            version: self.version.clone(),
+            digest: self.digest.clone(),
+        }
+    }
+}
+
+/// Which feed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedIdentity {
+    /// Its instance, where the source says.
+    pub instance: Option<String>,
+    /// Its version, where the source says.
+    pub version: Option<String>,
+    /// SHA-256 of its canonical bytes, hexadecimal.
+    pub digest: String,
+}
+
+impl fmt::Display for FeedIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let instance = self.instance.as_deref().unwrap_or("unknown instance");
+        let version = self.version.as_deref().unwrap_or("unknown");
+        write!(f, "{instance}, version {version}, sha256 {}", self.digest)
+    }
+}
+
 /// One record of the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSet {

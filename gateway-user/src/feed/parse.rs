@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::record::{self, FieldError};
 use super::{Snapshot, canonical};
-use crate::exit::{Exit, Failure};
 
 /// Longest feed that is read, in bytes; the largest one published has about 50 KiB.
 pub const MAX_BYTES: usize = 16 << 20;
@@ -37,12 +36,6 @@ enum Problem {
     Shape(String),
     #[error("{record}: field {field:?} {problem}")]
     Field { record: String, field: &'static str, problem: String },
-}
-
-impl From<FeedError> for Failure {
-    fn from(error: FeedError) -> Self {
-        Self::new(Exit::Feed, error)
-    }
 }
 
 /// Reads the feed in `path`.

@@ -7,7 +7,6 @@ use gateway_common::abi::{MAX_PORT_RANGES, Slot};
 use ipnet::IpNet;
 
 use super::transport_name;
-use crate::exit::{Exit, Failure};
 use crate::feed::SetId;
 
 /// Why a policy is refused for a feed.
@@ -84,12 +83,6 @@ pub enum PolicyError {
         /// The combination.
         sets: BTreeSet<SetId>,
     },
-}
-
-impl From<PolicyError> for Failure {
-    fn from(error: PolicyError) -> Self {
-        Self::new(Exit::Policy, error)
-    }
 }
 
 fn list(sets: &BTreeSet<SetId>) -> String {

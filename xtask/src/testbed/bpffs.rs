@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::Owner;
-use super::names::sweep_once;
+use super::names::{sweep_once, temporary};
 
 /// A BPF file system on a directory of the temporary directory; unmounted with its value.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl BpfFs {
     /// Also when a kept one exists.
     pub fn owned(owner: Owner) -> Result<Self> {
         sweep_once();
-        let name = owner.name("bpffs");
+        let name = owner.name(ROLE);
         let path = path_of(&name);
         fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let bpffs = Self { name, released: false };
@@ -60,14 +60,9 @@ impl BpfFs {
         self.released = true;
     }
 
-    /// Every name in the temporary directory, ours or not, ascending.
+    /// Every name of the kind in the temporary directory, ascending.
     pub(super) fn names() -> Result<Vec<String>> {
-        let entries = fs::read_dir(std::env::temp_dir()).context("cannot list temporary files")?;
-        let mut names: Vec<_> =
-            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.retain(|name| name.ends_with("-bpffs"));
-        names.sort();
-        Ok(names)
+        temporary(ROLE)
     }
 
     /// Unmounts and removes one. One that is already gone is no error: two sweeps may meet.
@@ -98,6 +93,8 @@ impl Drop for BpfFs {
         }
     }
 }
+
+const ROLE: &str = "bpffs";
 
 fn path_of(name: &str) -> PathBuf {
     Path::new(&std::env::temp_dir()).join(name)

@@ -3,7 +3,8 @@
 //! [`Namespace`]s are joined by veth pairs ([`link()`]), never to the root namespace.
 //! [`EchoServers`] answer whoever connects with the address they see, and [`ask`] reads it, so a
 //! client learns which way its packets went. A [`Frame`] is an Ethernet frame of any shape, and a
-//! [`Wire`] puts it on an interface as it is. A [`BpfFs`] holds the pins of a test. Everything is
+//! [`Wire`] puts it on an interface as it is. A [`BpfFs`] holds the pins of a
+//! test, a [`Scratch`] its files. Everything is
 //! named after the process that made it; what a killed process left is swept when the next one
 //! starts.
 
@@ -14,6 +15,7 @@ mod link;
 mod names;
 mod namespace;
 mod process;
+mod scratch;
 mod servers;
 mod wire;
 
@@ -24,5 +26,6 @@ pub use link::{End, Offloads, link};
 pub use names::{Owner, remove_kept, sweep};
 pub use namespace::Namespace;
 pub use process::Process;
+pub use scratch::Scratch;
 pub use servers::{EchoServers, RunningServers, ask};
 pub use wire::Wire;

@@ -1,14 +1,13 @@
 //! Whose a namespace or a mount is: its name says which process made it, and so when it is stale.
 
-use std::fmt;
 use std::path::Path;
-use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::{env, fmt, fs, process};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-use super::{BpfFs, Namespace};
+use super::{BpfFs, Namespace, Scratch};
 
 /// Who removes a part of the testbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +51,8 @@ pub fn remove_kept() -> Result<bool> {
     let kept = format!("{PREFIX}-{KEPT}-");
     let is_kept = |name: &str| name.starts_with(&kept);
     let found = Namespace::names()?.iter().any(|name| is_kept(name))
-        || BpfFs::names()?.iter().any(|name| is_kept(name));
+        || BpfFs::names()?.iter().any(|name| is_kept(name))
+        || Scratch::names()?.iter().any(|name| is_kept(name));
     remove(is_kept)?;
     Ok(found)
 }
@@ -68,6 +68,16 @@ pub(super) fn sweep_once() {
         }
     });
     LazyLock::force(&SWEPT);
+}
+
+/// What plays `role` in the temporary directory, ours or not, ascending.
+pub(super) fn temporary(role: &str) -> Result<Vec<String>> {
+    let entries = fs::read_dir(env::temp_dir()).context("cannot list temporary files")?;
+    let mut names: Vec<_> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| name.strip_suffix(role).is_some_and(|rest| rest.ends_with('-')));
+    names.sort();
+    Ok(names)
 }
 
 /// One `ip netns` at a time in this process: it creates its directory and mounts on first use,
@@ -88,6 +98,9 @@ fn remove(wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     for name in BpfFs::names()?.iter().filter(|name| wanted(name)) {
         BpfFs::remove(name)?;
+    }
+    for name in Scratch::names()?.iter().filter(|name| wanted(name)) {
+        Scratch::remove(name)?;
     }
     Ok(())
 }

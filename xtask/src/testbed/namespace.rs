@@ -128,11 +128,16 @@ impl Namespace {
     ///
     /// No nftables, or it refuses the ruleset.
     pub fn nft(&self, ruleset: &str) -> Result<()> {
-        let mut command = Command::new("nft");
-        command.args(["-f", "-"]);
-        self.enter(|| output(&mut command, Some(ruleset)))?
-            .with_context(|| format!("in {}", self.name))?;
-        Ok(())
+        self.input(Command::new("nft").args(["-f", "-"]), ruleset)
+    }
+
+    /// Runs `ip` for each line of `batch`, up to the first that fails.
+    ///
+    /// # Errors
+    ///
+    /// One of them fails.
+    pub fn ip(&self, batch: &str) -> Result<()> {
+        self.input(Command::new("ip").args(["-batch", "-"]), batch)
     }
 
     /// Starts `command` in its own process group, so that a Ctrl-C for us is not one for it.
@@ -163,6 +168,12 @@ impl Namespace {
     pub fn forward(&self) -> Result<()> {
         self.sysctl("net/ipv4/ip_forward", "1")?;
         self.sysctl("net/ipv6/conf/all/forwarding", "1")
+    }
+
+    fn input(&self, command: &mut Command, text: &str) -> Result<()> {
+        self.enter(|| output(command, Some(text)))?
+            .with_context(|| format!("in {}", self.name))
+            .map(drop)
     }
 
     /// Leaves the namespace, and what runs in it, to its [`Owner`].

@@ -49,10 +49,8 @@ impl EchoServers {
         // IPv6 takes a source address from a datagram's control message only if it is configured
         // on an interface, or with this.
         namespace.sysctl("net/ipv6/ip_nonlocal_bind", "1")?;
-        for prefix in prefixes {
-            namespace.run(&format!("ip route replace local {prefix} dev lo"))?;
-        }
-        Ok(())
+        let routes = prefixes.iter().map(|prefix| format!("route replace local {prefix} dev lo\n"));
+        namespace.ip(&routes.collect::<String>())
     }
 
     /// Binds all ports, in the namespace of the calling thread.
