@@ -1,10 +1,15 @@
 //! The verbs of `breakout365`, one file each.
 
 mod down;
+mod explain;
+mod feed;
+mod input;
 mod output;
+mod policy;
 mod run;
 mod status;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -33,6 +38,14 @@ pub enum Verb {
     Run(run::RunArgs),
     /// What is loaded and what it has decided.
     Status(status::StatusArgs),
+    /// Where packets to a destination go, and why.
+    Explain(explain::ExplainArgs),
+    /// Microsoft's endpoint list.
+    #[command(subcommand)]
+    Feed(feed::FeedVerb),
+    /// What the policy makes of the feed.
+    #[command(subcommand)]
+    Policy(policy::PolicyVerb),
     /// Take back everything that is ours.
     Down(down::DownArgs),
 }
@@ -40,11 +53,17 @@ pub enum Verb {
 /// Parses the command line, runs the verb and prints its failure, if any, as one line.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match dispatch(&cli) {
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => dispatch(&cli),
+        Err(error) if error.use_stderr() && !asks_for_help(&error) => Err(usage(&error)),
+        // Help and version, or help where a verb is missing.
+        Err(error) => error.exit(),
+    };
+    match outcome {
         Ok(()) => ExitCode::from(Exit::Success as u8),
         Err(failure) => {
-            eprintln!("breakout365: {failure}");
+            // With standard error closed, the exit code is all that can still be said.
+            let _ = writeln!(std::io::stderr(), "breakout365: {failure}");
             ExitCode::from(failure.exit as u8)
         }
     }
@@ -55,6 +74,9 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
     match &cli.verb {
         Verb::Run(args) => run::run(args, &pins),
         Verb::Status(args) => status::run(args, &pins),
+        Verb::Explain(args) => explain::run(args),
+        Verb::Feed(verb) => feed::run(verb),
+        Verb::Policy(verb) => policy::run(verb),
         Verb::Down(args) => down::run(args, &pins),
     }
 }
@@ -65,4 +87,17 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::System, format!("cannot start an event loop: {error}")))
+}
+
+fn asks_for_help(error: &clap::Error) -> bool {
+    error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// clap's message without the usage below it.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let problem = text.split("\n\nUsage:").next().unwrap_or_default();
+    let problem = problem.strip_prefix("error: ").unwrap_or(problem);
+    let problem = problem.split("\n\nFor more information").next().unwrap_or_default();
+    Failure::new(Exit::Usage, format_args!("{problem}; see `breakout365 --help`"))
 }

@@ -7,6 +7,7 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
+use crate::feed::Ports;
 
 /// Prints `text` and a line break.
 ///
@@ -38,4 +39,23 @@ pub(super) fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY).set_header(heads);
     table
+}
+
+/// A range of ports, both ends included.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct PortRange {
+    pub(super) from: u16,
+    pub(super) to: u16,
+}
+
+impl PortRange {
+    pub(super) fn all_of(ports: &Ports) -> Vec<Self> {
+        ports.ranges().map(|range| Self { from: *range.start(), to: *range.end() }).collect()
+    }
+}
+
+/// The cell of a table for some ports.
+pub(super) fn ports(ranges: &[PortRange]) -> String {
+    let ports: Ports = ranges.iter().map(|range| range.from..=range.to).collect();
+    if ports.is_empty() { "-".to_owned() } else { ports.to_string() }
 }

@@ -113,8 +113,8 @@ fn bad_interface_name(name: &str) -> Option<String> {
     }
 }
 
-fn mark(source: &Source<'_>, mark: Option<file::Mark>) -> Result<Mark, ConfigError> {
-    let Some(file::Mark { value: at, mask }) = mark else { return Ok(Mark::default()) };
+fn mark(source: &Source<'_>, spec: Option<file::Mark>) -> Result<Mark, ConfigError> {
+    let Some(file::Mark { value: at, mask }) = spec else { return Ok(Mark::default()) };
     let value = *at.get_ref();
     let mask = mask.map_or(value, |mask| *mask.get_ref());
     if value == 0 {

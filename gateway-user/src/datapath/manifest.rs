@@ -11,6 +11,7 @@ use aya::maps::{Array, Map, MapData};
 use serde::{Deserialize, Serialize};
 
 use super::DatapathError;
+use crate::feed::FeedIdentity;
 use crate::policy::SetId;
 
 /// Bytes of the manifest per array entry.
@@ -39,17 +40,6 @@ pub struct Manifest {
     pub sets: Vec<SetIdentity>,
     /// Endpoint sets of each provenance group, by group id.
     pub groups: Vec<BTreeSet<SetId>>,
-}
-
-/// Which feed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FeedIdentity {
-    /// Its instance, where the source says.
-    pub instance: Option<String>,
-    /// Its version, where the source says.
-    pub version: Option<String>,
-    /// SHA-256 of its canonical bytes, hexadecimal.
-    pub digest: String,
 }
 
 /// Which endpoint set.

@@ -21,13 +21,14 @@ mod self_test;
 mod system;
 mod test_run;
 
+pub use crate::feed::FeedIdentity;
 pub use bring_up::{Blueprint, Published, bring_up};
 pub use error::DatapathError;
 pub use generation::{Generation, Program};
 pub use hook::{Attached, HookRequest, TcCarrier, XdpRequest};
 pub use interface::Interface;
 pub use loaded::{Answer, CounterSheet, Counts, Loaded, attached};
-pub use manifest::{FeedIdentity, Manifest, SetIdentity};
+pub use manifest::{Manifest, SetIdentity};
 pub use pins::{Lock, Pins};
 pub use probe::Probe;
 pub use publish::{Step, take_down};

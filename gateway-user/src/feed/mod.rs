@@ -1,7 +1,7 @@
 //! The feed: Microsoft's published endpoint sets, as immutable snapshots.
 //!
-//! [`parse`] reads the web service's shape and the project's own canonical one, [`canonical`]
-//! writes the latter, and [`ports`] holds what the feed's port texts mean.
+//! [`parse`] reads the web service's shape and the project's own canonical one, [`write()`]
+//! writes the latter, and [`Ports`] holds what the feed's port texts mean.
 
 mod canonical;
 mod parse;
@@ -33,6 +33,37 @@ pub struct Snapshot {
     pub digest: String,
     /// The sets by id, at least one.
     pub sets: BTreeMap<SetId, EndpointSet>,
+}
+
+impl Snapshot {
+    /// What tells it from other snapshots.
+    #[must_use]
+    pub fn identity(&self) -> FeedIdentity {
+        FeedIdentity {
+            instance: self.instance.clone(),
+            version: self.version.clone(),
+            digest: self.digest.clone(),
+        }
+    }
+}
+
+/// Which feed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedIdentity {
+    /// Its instance, where the source says.
+    pub instance: Option<String>,
+    /// Its version, where the source says.
+    pub version: Option<String>,
+    /// SHA-256 of its canonical bytes, hexadecimal.
+    pub digest: String,
+}
+
+impl fmt::Display for FeedIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let instance = self.instance.as_deref().unwrap_or("unknown instance");
+        let version = self.version.as_deref().unwrap_or("unknown");
+        write!(f, "{instance}, version {version}, sha256 {}", self.digest)
+    }
 }
 
 /// One record of the feed.

@@ -56,7 +56,7 @@ pub fn read(path: &Path) -> Result<Snapshot, FeedError> {
 /// Parses a feed; `origin` says in refusals where the bytes came from.
 ///
 /// A JSON array is the web service's shape. A JSON object is the canonical envelope that
-/// [`super::write`] makes; its digest must be right.
+/// [`super::write()`] makes; its digest must be right.
 ///
 /// # Errors
 ///

@@ -4,6 +4,7 @@
 //! what it leaves out, `union` makes every prefix answer for all prefixes that cover it, and
 //! `index` puts a first-level index in front. All of it is pure: equal inputs, equal tables.
 
+mod error;
 mod index;
 mod rule;
 mod select;
@@ -14,12 +15,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use gateway_common::Transport;
-use gateway_common::abi::{MAX_PORT_RANGES, Slot};
 use ipnet::IpNet;
 
 use crate::feed::Snapshot;
 
 pub use crate::feed::SetId;
+pub use error::PolicyError;
 pub use rule::Rule;
 pub use select::{Note, Policy, SIGN_IN_SET};
 pub use table::Table;
@@ -65,82 +66,6 @@ pub fn compile(snapshot: &Snapshot, policy: &Policy) -> Result<Compiled, PolicyE
     Ok(Compiled { table, rules, notes })
 }
 
-/// Why a policy is refused for a feed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
-    /// A set is included or excluded by an id that the feed does not have.
-    #[error(
-        "the policy names set {set}, which this feed does not have; \
-         `breakout365 feed show` lists the sets"
-    )]
-    UnknownSet {
-        /// The id.
-        set: SetId,
-    },
-    /// A service area is selected that no set of the feed belongs to.
-    #[error(
-        "the policy names service area {area:?}, which this feed does not have; it has {known}"
-    )]
-    UnknownArea {
-        /// The name in the policy.
-        area: String,
-        /// The feed's names, in one text.
-        known: String,
-    },
-    /// Nothing would go direct.
-    #[error(
-        "the policy selects no prefix of this feed; select more categories, service areas, sets \
-         or address families"
-    )]
-    Empty,
-    /// A selected prefix covers every address of its family.
-    #[error("set {set} lists {prefix}, the whole internet; exclude it or take another feed")]
-    WholeInternet {
-        /// The prefix.
-        prefix: IpNet,
-        /// The set that lists it.
-        set: SetId,
-    },
-    /// The ports of a prefix do not fit a port set.
-    #[error(
-        "{prefix} needs {needed} {} port ranges of sets {}, but {MAX_PORT_RANGES} fit; exclude one \
-         of these sets",
-        transport_name(*.transport),
-        list(sets)
-    )]
-    TooManyRanges {
-        /// The prefix.
-        prefix: IpNet,
-        /// The protocol whose ports do not fit.
-        transport: Transport,
-        /// How many ranges there would be.
-        needed: usize,
-        /// The sets that cover the prefix with this protocol.
-        sets: BTreeSet<SetId>,
-    },
-    /// More distinct port sets than a table can name.
-    #[error(
-        "{prefix} needs one more port set than the {} that fit; select fewer sets",
-        Slot::MAX_PORT_SETS
-    )]
-    TooManyPortSets {
-        /// The first prefix whose port set does not fit.
-        prefix: IpNet,
-    },
-    /// More combinations of sets than a table can name.
-    #[error(
-        "{prefix} needs one more combination of sets ({}) than the {} that fit; select fewer sets",
-        list(sets),
-        u16::MAX
-    )]
-    TooManyGroups {
-        /// The first prefix whose combination does not fit.
-        prefix: IpNet,
-        /// The combination.
-        sets: BTreeSet<SetId>,
-    },
-}
-
 /// The name of a protocol in text and JSON.
 #[must_use]
 pub const fn transport_name(transport: Transport) -> &'static str {
@@ -148,8 +73,4 @@ pub const fn transport_name(transport: Transport) -> &'static str {
         Transport::Tcp => "tcp",
         Transport::Udp => "udp",
     }
-}
-
-fn list(sets: &BTreeSet<SetId>) -> String {
-    sets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,0 +1,58 @@
+//! What the offline verbs work on: a configuration's policy, a feed, and both compiled.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, Config, FeedSource};
+use crate::exit::{Exit, Failure};
+use crate::feed::{self, Snapshot};
+use crate::policy::{self, Compiled, Policy};
+
+/// Where policy and feed come from.
+#[derive(Debug, clap::Args)]
+pub(super) struct Input {
+    /// Configuration file [default: /etc/breakout365/config.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Feed to use in place of the configuration's: a file as the web service answers it
+    #[arg(long, value_name = "FILE")]
+    feed: Option<PathBuf>,
+}
+
+/// A policy, a feed, and both compiled.
+pub(super) struct Loaded {
+    pub(super) policy: Policy,
+    pub(super) snapshot: Snapshot,
+    pub(super) compiled: Compiled,
+}
+
+impl Input {
+    /// Reads and compiles. Without a configuration the default policy holds.
+    pub(super) fn load(&self) -> Result<Loaded, Failure> {
+        let config = self.config()?;
+        let source = config.as_ref().map(|config| &config.feed);
+        let snapshot = match (&self.feed, source) {
+            (Some(path), _) | (None, Some(FeedSource::File(path))) => feed::read(path)?,
+            (None, Some(FeedSource::Embedded) | None) => feed::embedded()?,
+        };
+        let policy = config.map(|config| config.policy).unwrap_or_default();
+        let compiled = policy::compile(&snapshot, &policy)?;
+        Ok(Loaded { policy, snapshot, compiled })
+    }
+
+    fn config(&self) -> Result<Option<Config>, Failure> {
+        if let Some(path) = &self.config {
+            return Ok(Some(Config::read(path)?));
+        }
+        let path = Path::new(config::DEFAULT_PATH);
+        // Not `exists`: a file that may not be seen would pass for none, and the answer would be
+        // about another policy.
+        match path.try_exists() {
+            Ok(true) => Ok(Some(Config::read(path)?)),
+            Ok(false) => Ok(None),
+            Err(error) => {
+                Err(Failure::new(Exit::Config, format_args!("{}: {error}", path.display())))
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! `breakout365 policy`: what the policy makes of the feed.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use gateway_common::Transport;
+use gateway_common::abi;
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::input::{Input, Loaded};
+use super::output::{self, PortRange};
+use crate::exit::Failure;
+use crate::feed::{Category, FeedIdentity, Ports, SetId};
+use crate::policy::{Compiled, Note, Policy, transport_name};
+
+/// Verbs of the policy.
+#[derive(Debug, clap::Subcommand)]
+pub enum PolicyVerb {
+    Show(Show),
+}
+
+/// Every prefix that has direct traffic, with its ports and the sets it comes from
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    #[command(flatten)]
+    input: Input,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
+    match verb {
+        PolicyVerb::Show(show) => {
+            let report = Report::of(&show.input.load()?);
+            if show.json { output::json(&report) } else { output::text(&report.text()) }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    feed: FeedIdentity,
+    policy: Selected,
+    counts: Counts,
+    notes: Vec<NoteReport>,
+    prefixes: Vec<PrefixReport>,
+}
+
+#[derive(Serialize)]
+struct Selected {
+    categories: BTreeSet<Category>,
+    service_areas: Option<BTreeSet<String>>,
+    required_only: bool,
+    include_sets: BTreeSet<SetId>,
+    exclude_sets: BTreeSet<SetId>,
+    ipv4: bool,
+    ipv6: bool,
+}
+
+#[derive(Serialize)]
+struct Counts {
+    /// Sets with at least one rule.
+    sets: usize,
+    ipv4_prefixes: usize,
+    ipv6_prefixes: usize,
+    port_sets: usize,
+    groups: usize,
+    blocks: usize,
+}
+
+#[derive(Serialize)]
+struct NoteReport {
+    level: &'static str,
+    set: SetId,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct PrefixReport {
+    prefix: IpNet,
+    sets: BTreeSet<SetId>,
+    ports: Vec<ProtocolPorts>,
+}
+
+#[derive(Serialize)]
+struct ProtocolPorts {
+    protocol: &'static str,
+    #[serde(flatten)]
+    range: PortRange,
+}
+
+impl Report {
+    fn of(Loaded { policy, snapshot, compiled }: &Loaded) -> Self {
+        let prefixes = prefixes(compiled);
+        let ipv4_prefixes = prefixes.iter().filter(|row| row.prefix.addr().is_ipv4()).count();
+        Self {
+            feed: snapshot.identity(),
+            policy: Selected::of(policy),
+            counts: Counts {
+                sets: compiled.rules.iter().map(|rule| rule.set).collect::<BTreeSet<_>>().len(),
+                ipv4_prefixes,
+                ipv6_prefixes: prefixes.len().saturating_sub(ipv4_prefixes),
+                port_sets: compiled.table.port_sets().len(),
+                groups: compiled.table.groups().len(),
+                blocks: compiled.table.blocks().len(),
+            },
+            notes: compiled.notes.iter().map(NoteReport::of).collect(),
+            prefixes,
+        }
+    }
+
+    fn text(&self) -> String {
+        let Counts { sets, ipv4_prefixes, ipv6_prefixes, port_sets, .. } = self.counts;
+        let mut text = format!(
+            "{}\n{sets} sets direct: {ipv4_prefixes} IPv4 and {ipv6_prefixes} IPv6 prefixes, \
+             {port_sets} port sets\n",
+            self.feed
+        );
+        for NoteReport { level, text: note, .. } in &self.notes {
+            // Writing to a text cannot fail.
+            let _ = writeln!(text, "{level}: {note}");
+        }
+        text.push('\n');
+        let rows = self.prefixes.iter().map(|row| {
+            let sets = row.sets.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let ports = |name| {
+                let of_protocol = row.ports.iter().filter(|ports| ports.protocol == name);
+                output::ports(&of_protocol.map(|ports| ports.range).collect::<Vec<_>>())
+            };
+            [row.prefix.to_string(), sets.join(","), ports("tcp"), ports("udp")]
+        });
+        let mut table = output::table(&["prefix", "sets", "tcp", "udp"]);
+        table.add_rows(rows);
+        text.push_str(&table.to_string());
+        text
+    }
+}
+
+impl Selected {
+    fn of(policy: &Policy) -> Self {
+        let Policy { categories, service_areas, required_only, .. } = policy.clone();
+        let Policy { include_sets, exclude_sets, ipv4, ipv6, .. } = policy.clone();
+        Self { categories, service_areas, required_only, include_sets, exclude_sets, ipv4, ipv6 }
+    }
+}
+
+impl NoteReport {
+    fn of(note: &Note) -> Self {
+        let level = if note.is_warning() { "warning" } else { "note" };
+        Self { level, set: note.set(), text: note.to_string() }
+    }
+}
+
+fn prefixes(compiled: &Compiled) -> Vec<PrefixReport> {
+    let table = &compiled.table;
+    table
+        .prefixes()
+        .map(|(prefix, port_set)| {
+            let ports = table.port_sets().get(usize::from(port_set)).map(all_ports);
+            let sets = compiled.sets_covering(prefix);
+            PrefixReport { prefix, sets, ports: ports.unwrap_or_default() }
+        })
+        .collect()
+}
+
+/// The ports of a port set, whichever sets they come from.
+fn all_ports(port_set: &abi::PortSet) -> Vec<ProtocolPorts> {
+    [(Transport::Tcp, &port_set.tcp), (Transport::Udp, &port_set.udp)]
+        .into_iter()
+        .flat_map(|(transport, ranges)| {
+            let merged: Ports = ranges.iter().map(|range| range.from..=range.to).collect();
+            let protocol = transport_name(transport);
+            PortRange::all_of(&merged)
+                .into_iter()
+                .map(move |range| ProtocolPorts { protocol, range })
+        })
+        .collect()
+}
