@@ -107,11 +107,12 @@ pub(super) struct ReasonCounter {
     pub(super) bytes: u64,
 }
 
-/// Builds the binary and gives its path.
+/// Builds the binary and gives its path. As the tests build it: the BPF programs are always
+/// optimised, and what runs in user space is not what the lab measures.
 pub(super) fn build() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut child = Command::new(cargo)
-        .args(["build", "--release", "--package", "gateway-user", "--bin", "breakout365"])
+        .args(["build", "--package", "gateway-user", "--bin", "breakout365"])
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
         .spawn()
@@ -184,7 +185,7 @@ impl Product {
             match self.status(gateway) {
                 Ok(status) if status.generation >= 1 => return Ok(daemon),
                 Ok(_) | Err(_) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(100))
+                    thread::sleep(Duration::from_millis(100));
                 }
                 Ok(_) => bail!("the daemon publishes nothing: {}", self.last_words()),
                 Err(error) => {
