@@ -4,7 +4,7 @@
 //! between versions. The one exception is [`Metadata`]: two generations share a packet while links
 //! are being switched, so its magic carries a layout version.
 
-use crate::{Decision, Reason};
+use crate::{Decision, Reason, Verdict};
 
 /// Where a first-level index or a block sends the look-up next, in 16 bits.
 ///
@@ -159,6 +159,13 @@ impl Decision {
     }
 }
 
+/// The verdict of a decision with this [`Decision::counter`].
+#[inline(always)]
+#[must_use]
+pub const fn verdict_of(counter: u32) -> Verdict {
+    if counter >= COUNTER_FIRST_GROUP { Verdict::Direct } else { Verdict::Inspect }
+}
+
 /// What XDP puts in front of a Direct packet for tc: eight bytes of XDP metadata.
 ///
 /// Nothing in it differs between packets of a flow: GRO compares metadata and does not merge
@@ -224,5 +231,8 @@ mod tests {
         }
         assert_eq!(Decision::direct(3).counter(), COUNTER_FIRST_GROUP + 3);
         assert_eq!(Decision::inspect(Reason::NoPrefix).counter(), Reason::NoPrefix as u32);
+        for decision in [Decision::direct(0), Decision::inspect(Reason::PortNotListed)] {
+            assert_eq!(verdict_of(decision.counter()), decision.verdict());
+        }
     }
 }

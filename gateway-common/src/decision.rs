@@ -15,7 +15,7 @@ pub enum Verdict {
 pub enum Reason {
     /// Destination prefix, protocol and port belong to a selected endpoint set.
     Matched = 0,
-    /// Neither IPv4 nor IPv6: ARP, MPLS, PPPoE session frames and the like.
+    /// Neither IPv4 nor IPv6: ARP, MPLS, `PPPoE` session frames and the like.
     NotIp = 1,
     /// The frame, or the length the IP header gives, ends before the headers do.
     Truncated = 2,
@@ -112,10 +112,10 @@ impl Decision {
     #[inline(always)]
     #[must_use]
     pub const fn inspect(reason: Reason) -> Self {
-        match reason {
-            Reason::Matched => Self(Outcome::Inspect { reason: Reason::BadHeader }),
-            _ => Self(Outcome::Inspect { reason }),
+        if matches!(reason, Reason::Matched) {
+            return Self(Outcome::Inspect { reason: Reason::BadHeader });
         }
+        Self(Outcome::Inspect { reason })
     }
 
     /// Where the packet goes.

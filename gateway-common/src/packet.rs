@@ -160,11 +160,10 @@ fn parse_ipv4<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKe
 fn parse_ipv6<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKey, Reason> {
     let header = packet.words::<20>(offset).ok_or(Reason::Truncated)?;
     let [version_class, _, payload_length, next_hop_limit, ..] = header;
-    let [.., a, b, c, d, e, f, g, h] = header;
     if version_class >> 12 != 6 {
         return Err(Reason::BadHeader);
     }
-    let destination = Address::V6([a, b, c, d, e, f, g, h]);
+    let destination = Address::V6(*header.last_chunk().ok_or(Reason::Truncated)?);
     let mut next = (next_hop_limit >> 8) as u8;
     let mut offset = offset.saturating_add(IPV6_HEADER);
     let mut payload = u32::from(payload_length);

@@ -9,15 +9,24 @@ use aya_ebpf::{
     helpers::{bpf_skb_load_bytes, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use gateway_common::PacketBytes;
 use gateway_common::abi::Metadata;
+use gateway_common::{PacketBytes, Reason, classify};
+
+use crate::maps::GenerationTables;
 
 /// Tells the verifier that offsets are small. The deepest header that the parser's bounds let it
 /// reach starts before this: 14 + 4 * 4 + 40 + 6 * 2048.
 const MAX_OFFSET: u32 = 0x3fff;
 
-/// A packet that can be classified and counted.
-pub(crate) trait Frame: PacketBytes {
+/// A packet as one kind of program gets it.
+pub(crate) trait Frame {
+    /// The part that may be read directly.
+    fn linear(&self) -> Linear;
+
+    /// The counter of the decision on a packet that ended too early in its linear part. Where
+    /// there can be more behind that, the packet is classified once more, through a helper.
+    fn classify_whole(&self) -> u32;
+
     /// Length of the whole frame in bytes.
     fn length(&self) -> u32;
 
@@ -27,13 +36,20 @@ pub(crate) trait Frame: PacketBytes {
 }
 
 /// The part of a packet that BPF programs may read directly.
-struct Linear {
+#[derive(Clone, Copy)]
+pub(crate) struct Linear {
     start: usize,
     end: usize,
 }
 
 impl Linear {
-    /// `N` words at `offset`, if they are in the linear part.
+    #[inline(always)]
+    fn length(self) -> u32 {
+        self.end.wrapping_sub(self.start) as u32
+    }
+}
+
+impl PacketBytes for Linear {
     #[inline(always)]
     fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
         if offset > MAX_OFFSET {
@@ -49,14 +65,9 @@ impl Linear {
         let words = unsafe { *(first as *const [u16; N]) };
         Some(words.map(u16::from_be))
     }
-
-    #[inline(always)]
-    fn length(&self) -> u32 {
-        self.end.wrapping_sub(self.start) as u32
-    }
 }
 
-/// Words that a helper has copied out of a packet.
+/// Words that a helper copies out of a packet, from wherever in it they are.
 #[inline(always)]
 fn copied<const N: usize>(
     offset: u32,
@@ -76,112 +87,100 @@ fn copied<const N: usize>(
 }
 
 /// A packet of one buffer, in XDP.
-pub(crate) struct XdpPacket<'a> {
-    linear: Linear,
-    #[cfg_attr(not(feature = "packet-log"), expect(dead_code, reason = "log records need it"))]
-    ctx: &'a XdpContext,
-}
-
-impl<'a> XdpPacket<'a> {
-    #[inline(always)]
-    pub(crate) fn new(ctx: &'a XdpContext) -> Self {
-        Self { linear: Linear { start: ctx.data(), end: ctx.data_end() }, ctx }
-    }
-}
-
-impl PacketBytes for XdpPacket<'_> {
-    #[inline(always)]
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
-        self.linear.words(offset)
-    }
-}
+pub(crate) struct XdpPacket<'a>(pub(crate) &'a XdpContext);
 
 impl Frame for XdpPacket<'_> {
     #[inline(always)]
+    fn linear(&self) -> Linear {
+        Linear { start: self.0.data(), end: self.0.data_end() }
+    }
+
+    #[inline(always)]
+    fn classify_whole(&self) -> u32 {
+        Reason::Truncated as u32
+    }
+
+    #[inline(always)]
     fn length(&self) -> u32 {
-        self.linear.length()
+        self.linear().length()
     }
 
     #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
-        self.ctx
+        self.0
     }
 }
 
 /// A packet of one or more buffers, in XDP.
-pub(crate) struct XdpFragsPacket<'a> {
-    linear: Linear,
-    ctx: &'a XdpContext,
-}
+pub(crate) struct XdpFragsPacket<'a>(pub(crate) &'a XdpContext);
 
-impl<'a> XdpFragsPacket<'a> {
+impl Frame for XdpFragsPacket<'_> {
     #[inline(always)]
-    pub(crate) fn new(ctx: &'a XdpContext) -> Self {
-        Self { linear: Linear { start: ctx.data(), end: ctx.data_end() }, ctx }
+    fn linear(&self) -> Linear {
+        Linear { start: self.0.data(), end: self.0.data_end() }
+    }
+
+    #[inline(never)]
+    fn classify_whole(&self) -> u32 {
+        classify(self, &GenerationTables).counter()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: the context is the one the program was called with.
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
+    }
+
+    #[cfg(feature = "packet-log")]
+    fn ebpf_context(&self) -> &impl EbpfContext {
+        self.0
     }
 }
 
 impl PacketBytes for XdpFragsPacket<'_> {
     #[inline(always)]
     fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
-        self.linear.words(offset).or_else(|| {
-            copied(offset, |offset, to, length| {
-                // SAFETY: `to` is writable for `length` bytes; the helper checks `offset`
-                // against the packet and fails past its end.
-                unsafe { bpf_xdp_load_bytes(self.ctx.ctx, offset, to, length) }
-            })
+        copied(offset, |offset, to, length| {
+            // SAFETY: `to` is writable for `length` bytes; the helper checks `offset` against
+            // the packet and fails past its end.
+            unsafe { bpf_xdp_load_bytes(self.0.ctx, offset, to, length) }
         })
     }
 }
 
-impl Frame for XdpFragsPacket<'_> {
+/// A packet in tc, where any part of it may be outside the linear one.
+pub(crate) struct SkbPacket<'a>(pub(crate) &'a TcContext);
+
+impl Frame for SkbPacket<'_> {
+    #[inline(always)]
+    fn linear(&self) -> Linear {
+        Linear { start: self.0.data(), end: self.0.data_end() }
+    }
+
+    #[inline(never)]
+    fn classify_whole(&self) -> u32 {
+        classify(self, &GenerationTables).counter()
+    }
+
     #[inline(always)]
     fn length(&self) -> u32 {
-        // SAFETY: the context is the one the program was called with.
-        unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) as u32 }
+        self.0.len()
     }
 
     #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
-        self.ctx
-    }
-}
-
-/// A packet in tc. Only the first part of it may be readable directly; the rest is copied.
-pub(crate) struct SkbPacket<'a> {
-    linear: Linear,
-    ctx: &'a TcContext,
-}
-
-impl<'a> SkbPacket<'a> {
-    #[inline(always)]
-    pub(crate) fn new(ctx: &'a TcContext) -> Self {
-        Self { linear: Linear { start: ctx.data(), end: ctx.data_end() }, ctx }
+        self.0
     }
 }
 
 impl PacketBytes for SkbPacket<'_> {
     #[inline(always)]
     fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
-        self.linear.words(offset).or_else(|| {
-            copied(offset, |offset, to, length| {
-                // SAFETY: `to` is writable for `length` bytes; the helper checks `offset`
-                // against the packet and fails past its end.
-                unsafe { bpf_skb_load_bytes(self.ctx.as_ptr(), offset, to, length) }
-            })
+        copied(offset, |offset, to, length| {
+            // SAFETY: `to` is writable for `length` bytes; the helper checks `offset` against
+            // the packet and fails past its end.
+            unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset, to, length) }
         })
-    }
-}
-
-impl Frame for SkbPacket<'_> {
-    #[inline(always)]
-    fn length(&self) -> u32 {
-        self.ctx.len()
-    }
-
-    #[cfg(feature = "packet-log")]
-    fn ebpf_context(&self) -> &impl EbpfContext {
-        self.ctx
     }
 }
 
@@ -190,9 +189,10 @@ impl Frame for SkbPacket<'_> {
 #[inline(always)]
 pub(crate) fn write_metadata(ctx: &XdpContext) -> bool {
     const LENGTH: usize = size_of::<Metadata>();
+    const GROW: i32 = 0_i32.wrapping_sub_unsigned(LENGTH as u32);
     // SAFETY: the context is the one the program was called with; all pointers into the packet
     // that were read before are dead from here on.
-    if unsafe { bpf_xdp_adjust_meta(ctx.ctx, -(LENGTH as i32)) } != 0 {
+    if unsafe { bpf_xdp_adjust_meta(ctx.ctx, GROW) } != 0 {
         return false;
     }
     let first = ctx.metadata();

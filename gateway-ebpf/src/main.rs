@@ -9,6 +9,11 @@
 #![no_main]
 #![warn(clippy::arithmetic_side_effects)]
 #![allow(missing_docs, reason = "aya's entry macros do not carry doc comments over")]
+#![expect(clippy::needless_pass_by_value, reason = "aya's entry macros pass the context by value")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths of packets fit u32; the loader writes and reads back 16-bit port set ids"
+)]
 
 mod context;
 mod maps;
@@ -19,22 +24,20 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use context::{Frame, SkbPacket, XdpFragsPacket, XdpPacket};
-use gateway_common::abi::{COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED};
-use gateway_common::{Decision, Verdict};
+use gateway_common::abi::{self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED};
+use gateway_common::{Reason, Verdict};
 use maps::{Counters, GenerationTables};
 
 /// XDP for packets of one buffer.
 #[xdp]
 fn b365_xdp(ctx: XdpContext) -> u32 {
-    let packet = XdpPacket::new(&ctx);
-    propose(&ctx, classify_and_count(&packet, Counters::Xdp), packet.length())
+    propose(&ctx, &XdpPacket(&ctx))
 }
 
 /// XDP for packets of one or more buffers (kernel 5.18).
 #[xdp(frags)]
 fn b365_xdp_frags(ctx: XdpContext) -> u32 {
-    let packet = XdpFragsPacket::new(&ctx);
-    propose(&ctx, classify_and_count(&packet, Counters::Xdp), packet.length())
+    propose(&ctx, &XdpFragsPacket(&ctx))
 }
 
 /// tc behind one of the XDP programs.
@@ -53,23 +56,36 @@ fn b365_tc(ctx: TcContext) -> i32 {
 /// attached: `explain` and the self-test run it on packets of their own.
 #[xdp]
 fn b365_explain(ctx: XdpContext) -> u32 {
-    gateway_common::classify(&XdpPacket::new(&ctx), &GenerationTables).counter()
+    classify(&XdpPacket(&ctx))
 }
 
 #[inline(always)]
-fn classify_and_count<P: Frame>(packet: &P, counters: Counters) -> Decision {
-    let decision = gateway_common::classify(packet, &GenerationTables);
-    counters.add(decision.counter(), packet.length());
-    log_decision(packet, decision);
-    decision
+fn classify_and_count<P: Frame>(packet: &P, counters: Counters) -> Verdict {
+    let counter = classify(packet);
+    counters.add(counter, packet.length());
+    log_decision(packet, counter);
+    abi::verdict_of(counter)
+}
+
+/// [`gateway_common::classify`], as the counter of its decision, but for packets that are not all
+/// in one piece: those are read directly as far as that goes, which is nearly always far enough,
+/// and only else by a helper.
+#[inline(always)]
+fn classify<P: Frame>(packet: &P) -> u32 {
+    let decision = gateway_common::classify(&packet.linear(), &GenerationTables);
+    if decision.reason() == Reason::Truncated {
+        packet.classify_whole()
+    } else {
+        decision.counter()
+    }
 }
 
 #[inline(always)]
-fn propose(ctx: &XdpContext, decision: Decision, length: u32) -> u32 {
-    match decision.verdict() {
+fn propose<P: Frame>(ctx: &XdpContext, packet: &P) -> u32 {
+    match classify_and_count(packet, Counters::Xdp) {
         Verdict::Direct => {
             if !context::write_metadata(ctx) {
-                Counters::Xdp.add(COUNTER_METADATA_UNSUPPORTED, length);
+                Counters::Xdp.add(COUNTER_METADATA_UNSUPPORTED, packet.length());
             }
         }
         Verdict::Inspect => {}
@@ -79,12 +95,12 @@ fn propose(ctx: &XdpContext, decision: Decision, length: u32) -> u32 {
 
 #[inline(always)]
 fn mark(ctx: &TcContext, counters: Counters) -> i32 {
-    let packet = SkbPacket::new(ctx);
+    let packet = SkbPacket(ctx);
     let verdict = if context::proposes_direct(ctx) {
         counters.add(COUNTER_METADATA_ACCEPTED, packet.length());
         Verdict::Direct
     } else {
-        classify_and_count(&packet, counters).verdict()
+        classify_and_count(&packet, counters)
     };
     match verdict {
         Verdict::Direct => context::write_mark(ctx, maps::mark_value(), maps::mark_mask()),
@@ -96,18 +112,13 @@ fn mark(ctx: &TcContext, counters: Counters) -> i32 {
 
 #[cfg(feature = "packet-log")]
 #[inline(always)]
-fn log_decision<P: Frame>(packet: &P, decision: Decision) {
-    aya_log_ebpf::info!(
-        packet.ebpf_context(),
-        "length={} counter={}",
-        packet.length(),
-        decision.counter()
-    );
+fn log_decision<P: Frame>(packet: &P, counter: u32) {
+    aya_log_ebpf::info!(packet.ebpf_context(), "length={} counter={}", packet.length(), counter);
 }
 
 #[cfg(not(feature = "packet-log"))]
 #[inline(always)]
-fn log_decision<P: Frame>(_packet: &P, _decision: Decision) {}
+fn log_decision<P: Frame>(_packet: &P, _counter: u32) {}
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -1,15 +1,20 @@
-//! Development tasks of breakout365.
+//! Development tasks of breakout365: `cargo xtask <verb>`, one file or directory per verb.
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod lab;
+mod process;
+mod setup;
+mod test;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Development tasks of breakout365
 #[derive(Debug, Parser)]
-#[command(name = "xtask", about)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -17,12 +22,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Shows Microsoft 365 traffic leaving directly and everything else inspected
+    /// Find or install what build, tests and lab need
+    Setup(setup::Options),
+    /// Run every check that needs no kernel: format, lints, docs, dependencies, BPF object
+    Check,
+    /// Set up, check, and run every test (as root)
+    Test,
+    /// Show Microsoft 365 traffic leaving directly and everything else inspected (as root)
     Lab(lab::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
+        Verb::Setup(options) => setup::run(&options),
+        Verb::Check => setup::run(&setup::Options::default()).and_then(|()| check::run()).map(drop),
+        Verb::Test => test::run(),
         Verb::Lab(args) => lab::run(&args),
     };
     match outcome {

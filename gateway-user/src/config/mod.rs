@@ -1,6 +1,14 @@
 //! The configuration file: what it says (strict TOML) and what it means (validated).
 
-use std::path::PathBuf;
+mod file;
+mod validate;
+
+use std::path::{Path, PathBuf};
+
+use crate::policy::Policy;
+
+/// Where the configuration is when the command line does not say.
+pub const DEFAULT_PATH: &str = "/etc/breakout365/config.toml";
 
 /// A validated configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,10 +17,48 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The bits that say Direct.
     pub mark: Mark,
+    /// What goes direct.
+    pub policy: Policy,
     /// What the daemon does with the data plane when it is stopped.
     pub on_stop: OnStop,
     /// Where the feed comes from.
     pub feed: FeedSource,
+}
+
+impl Config {
+    /// Reads and validates the file at `path`. A relative path in it starts at its directory.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or [`Config::parse`] refuses it.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::whole(path, format_args!("cannot be read: {error}")))?;
+        Self::parse(&text, path)
+    }
+
+    /// Validates a configuration; `path` says in refusals where it came from.
+    ///
+    /// # Errors
+    ///
+    /// A key or value that is unknown, missing, or contradicts another: see [`ConfigError`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        validate::validate(text, path)
+    }
+}
+
+/// Why a configuration is refused: `FILE:LINE: FIELD: what is wrong`, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct ConfigError {
+    place: String,
+    problem: String,
+}
+
+impl ConfigError {
+    fn whole(path: &Path, problem: impl std::fmt::Display) -> Self {
+        Self { place: path.display().to_string(), problem: problem.to_string() }
+    }
 }
 
 /// One inside interface.
@@ -45,6 +91,14 @@ pub struct Mark {
     pub value: u32,
     /// The bits that are ours, not zero.
     pub mask: u32,
+}
+
+/// Bit 24 alone. Left free by mwan3 (0x3f00), Tailscale and pbr (0x00ff0000) and kube-proxy
+/// (0x4000, 0x8000).
+impl Default for Mark {
+    fn default() -> Self {
+        Self { value: 0x0100_0000, mask: 0x0100_0000 }
+    }
 }
 
 /// What happens to the data plane on SIGTERM.

@@ -314,8 +314,23 @@ impl Generation {
     }
 }
 
-/// An error with its causes on one line; aya keeps the verifier's log in the innermost one.
+/// An error with its causes on one line. Of a verifier's log, which aya quotes in full, the last
+/// words are kept: they say what is wrong.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    const LAST_WORDS: usize = 300;
+    let text = causes(error);
+    match text.split_once("Verifier output:") {
+        Some((what, log)) => {
+            let log: String = log.split_whitespace().collect::<Vec<_>>().join(" ");
+            let skip = log.chars().count().saturating_sub(LAST_WORDS);
+            let last: String = log.chars().skip(skip).collect();
+            format!("{what}verifier: …{last}")
+        }
+        None => text,
+    }
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,5 +1,7 @@
 //! Hooks: an interface with the way it is attached.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::Interface;
@@ -49,4 +51,16 @@ pub struct Attached {
     pub xdp: Option<&'static str>,
     /// `tcx` or `clsact`, where tc is attached.
     pub tc: Option<&'static str>,
+}
+
+impl fmt::Display for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.interface {
+            Some(name) => f.write_str(name)?,
+            None => write!(f, "#{} (gone)", self.ifindex)?,
+        }
+        let xdp = self.xdp.map(|mode| format!("{mode} xdp"));
+        let carriers: Vec<&str> = xdp.as_deref().into_iter().chain(self.tc).collect();
+        write!(f, " ({})", carriers.join(" + "))
+    }
 }

@@ -1,10 +1,12 @@
 //! Generations: a table in the kernel, tested before it is published, immutable afterwards.
 //!
 //! [`Generation::load`] makes one (load, constants, fill, verify), [`self_test`] runs its programs
-//! against the oracle, [`publish`] switches the hooks over to it. What is published lives in the
+//! against the oracle, `publish` switches the hooks over to it; [`bring_up`] does all three. What is
+//! published lives in the
 //! directory of [`pins`]; nothing in this process keeps it alive. [`Loaded`] is the published
 //! generation as any process with the right to may see it.
 
+mod bring_up;
 mod clsact;
 mod error;
 mod generation;
@@ -19,6 +21,7 @@ mod self_test;
 mod system;
 mod test_run;
 
+pub use bring_up::{Blueprint, Published, bring_up};
 pub use error::DatapathError;
 pub use generation::{Generation, Program};
 pub use hook::{Attached, HookRequest, TcCarrier, XdpRequest};
@@ -27,7 +30,7 @@ pub use loaded::{Answer, CounterSheet, Counts, Loaded, attached};
 pub use manifest::{FeedIdentity, Manifest, SetIdentity};
 pub use pins::{Lock, Pins};
 pub use probe::Probe;
-pub use publish::{Step, publish, take_down};
+pub use publish::{Step, take_down};
 pub use self_test::{SelfTestReport, self_test};
 pub use system::require_privileges;
-pub use test_run::{Mark, Outcome, RunOptions, run_tc, run_xdp};
+pub use test_run::{Mark, Outcome, RunOptions, run_live, run_tc, run_xdp};

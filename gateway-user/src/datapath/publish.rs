@@ -25,6 +25,10 @@ use super::{Attached, DatapathError, Generation, Manifest, Program, clsact};
 /// A step of publishing, named before it is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// The object is loaded, filled and read back.
+    Load,
+    /// Its programs are run against the oracle.
+    SelfTest,
     /// Programs, counters and manifest are pinned in the generation's directory.
     Pin,
     /// tc of an interface is switched.
@@ -33,13 +37,16 @@ pub enum Step {
     Xdp(String),
     /// `current` is pointed to the new generation.
     Current,
-    /// Links of interfaces that are no longer ours and old generations are removed.
+    /// Links of interfaces that are no longer ours and old generations are removed. Cannot be
+    /// called off.
     CleanUp,
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Load => f.write_str("loading"),
+            Self::SelfTest => f.write_str("the self-test"),
             Self::Pin => f.write_str("pinning"),
             Self::Tc(interface) => write!(f, "switching tc of {interface}"),
             Self::Xdp(interface) => write!(f, "switching XDP of {interface}"),
@@ -56,7 +63,7 @@ impl fmt::Display for Step {
 ///
 /// Whatever step failed; the hooks are then what they were before, with the generation they had,
 /// and nothing of the new one is left. Cleaning up after the switch does not undo it.
-pub fn publish(
+pub(super) fn publish(
     lock: &Lock,
     generation: &mut Generation,
     manifest: &Manifest,
@@ -82,7 +89,8 @@ pub fn publish(
             }
         });
     }
-    announce(before, &Step::CleanUp)?;
+    // From here on the new generation serves; calling off would only leave litter.
+    before(&Step::CleanUp).ok();
     let ours: BTreeSet<u32> = hooks.iter().map(|hook| hook.interface.index).collect();
     for ((ifindex, kind), path) in lock.pins().links()? {
         if !ours.contains(&ifindex) {
@@ -292,7 +300,7 @@ impl Switch<'_> {
     }
 }
 
-fn announce(
+pub(super) fn announce(
     before: &mut dyn FnMut(&Step) -> Result<(), String>,
     step: &Step,
 ) -> Result<(), DatapathError> {

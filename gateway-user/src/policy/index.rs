@@ -183,10 +183,9 @@ fn halves(length: u8, entries: &[Entry]) -> (&[Entry], &[Entry]) {
 fn finest(length: u8, entries: &[Entry], inherited: Option<u16>) -> Answer {
     let (inherited, entries) = take_own(length, entries, inherited);
     match entries {
-        [] => Answer::Uniform(inherited),
         // A prefix in the middle of others' addresses: no need to walk down to it.
         [one] if Some(one.port_set) != inherited => Answer::Trie,
-        [_] => Answer::Uniform(inherited),
+        [] | [_] => Answer::Uniform(inherited),
         _ => {
             let (low, high) = halves(length, entries);
             let length = length.saturating_add(1);

@@ -24,6 +24,7 @@ use xtask::testbed::{
     BpfFs, EchoServers, Interrupt, Namespace, Owner, Process, Protocol, Scratch, ask, remove_kept,
 };
 
+use crate::setup;
 use probes::Probe;
 use product::{Hook, Product};
 use report::{Report, Row, Seen};
@@ -70,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("{}", if removed { "lab removed" } else { "there is no lab to remove" });
         return Ok(());
     }
+    setup::run(&setup::Options::default())?;
     step("building breakout365");
     let binary = product::build()?;
     // Before anything exists that would have to be removed.

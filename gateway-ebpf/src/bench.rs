@@ -1,0 +1,87 @@
+//! What the benchmark compares the shipped programs with, and feeds them with: empty programs,
+//! and one that gives every packet another destination before it hands over.
+//!
+//! A second object: none of this is in the shipped one.
+
+#![no_std]
+#![no_main]
+#![allow(missing_docs, reason = "aya's entry macros do not carry doc comments over")]
+
+use aya_ebpf::{
+    bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS},
+    btf_maps::{Array, PerCpuArray, ProgramArray},
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+
+/// Destinations to go through, in this order, again and again.
+const DESTINATIONS: usize = 1 << 16;
+/// Where the destination address is in an untagged frame: 14 bytes of Ethernet, then 16 of IPv4
+/// or 24 of IPv6.
+const DESTINATION_V4: usize = 30;
+const DESTINATION_V6: usize = 38;
+
+/// Addresses as the packet has them: IPv4 in the first four bytes.
+#[btf_map]
+static DESTINATION: Array<[u32; 4], DESTINATIONS> = Array::new();
+#[btf_map]
+static NEXT: PerCpuArray<u32, 1> = PerCpuArray::new();
+/// The program under test.
+#[btf_map]
+static UNDER_TEST: ProgramArray<1> = ProgramArray::new();
+
+#[xdp]
+fn bench_xdp(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+#[classifier]
+fn bench_tc(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+#[xdp]
+fn bench_vary_v4(ctx: XdpContext) -> u32 {
+    let Some([address, ..]) = next_destination() else { return XDP_PASS };
+    let first = ctx.data() + DESTINATION_V4;
+    if first + 4 > ctx.data_end() {
+        return XDP_PASS;
+    }
+    // SAFETY: the four bytes at `first` are in the packet (checked above), which XDP may write.
+    unsafe { (first as *mut u32).write_unaligned(address) };
+    hand_over(&ctx)
+}
+
+#[xdp]
+fn bench_vary_v6(ctx: XdpContext) -> u32 {
+    let Some(address) = next_destination() else { return XDP_PASS };
+    let first = ctx.data() + DESTINATION_V6;
+    if first + 16 > ctx.data_end() {
+        return XDP_PASS;
+    }
+    // SAFETY: the 16 bytes at `first` are in the packet (checked above), which XDP may write.
+    unsafe { (first as *mut [u32; 4]).write_unaligned(address) };
+    hand_over(&ctx)
+}
+
+#[inline(always)]
+fn next_destination() -> Option<[u32; 4]> {
+    let next = NEXT.get_ptr_mut(0)?;
+    // SAFETY: the slot is this CPU's alone.
+    let next = unsafe { &mut *next };
+    *next = next.wrapping_add(1);
+    DESTINATION.get(*next % DESTINATIONS as u32).copied()
+}
+
+#[inline(always)]
+fn hand_over(ctx: &XdpContext) -> u32 {
+    // SAFETY: the array holds XDP programs only; a missing one falls through.
+    unsafe { UNDER_TEST.tail_call(ctx, 0) };
+    XDP_PASS
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

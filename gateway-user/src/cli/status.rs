@@ -1,0 +1,220 @@
+//! `status`: what is loaded, where it is attached, and what it has decided.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use gateway_common::Reason;
+use gateway_common::abi::Counter;
+use serde::Serialize;
+
+use super::output;
+use crate::datapath::{Attached, Counts, FeedIdentity, Loaded, Manifest, Pins, attached};
+use crate::exit::Failure;
+use crate::policy::SetId;
+
+/// Show the published generation, its hooks and its counters
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `status --json` prints.
+#[derive(Debug, Serialize)]
+struct Status {
+    generation: u64,
+    breakout365: String,
+    loaded_at: u64,
+    /// Whether a daemon holds the pins.
+    daemon_running: bool,
+    feed: FeedIdentity,
+    mark: MarkBits,
+    prefixes: Prefixes,
+    hooks: Vec<Attached>,
+    verdicts: Verdicts,
+    reasons: Vec<ReasonCount>,
+    sets: Vec<SetCount>,
+    metadata: MetadataCounts,
+}
+
+#[derive(Debug, Serialize)]
+struct MarkBits {
+    value: u32,
+    mask: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Prefixes {
+    ipv4: u64,
+    ipv6: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Count {
+    packets: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Verdicts {
+    direct: Count,
+    inspect: Count,
+}
+
+#[derive(Debug, Serialize)]
+struct ReasonCount {
+    reason: &'static str,
+    #[serde(flatten)]
+    count: Count,
+}
+
+#[derive(Debug, Serialize)]
+struct SetCount {
+    id: SetId,
+    service_area: String,
+    category: String,
+    #[serde(flatten)]
+    count: Count,
+}
+
+/// What became of XDP's proposals.
+#[derive(Debug, Serialize)]
+struct MetadataCounts {
+    /// Taken by tc.
+    accepted: Count,
+    /// Not written: the driver has no XDP metadata. tc classified these packets itself.
+    unsupported: Count,
+}
+
+impl From<Counter> for Count {
+    fn from(counter: Counter) -> Self {
+        Self { packets: counter.packets, bytes: counter.bytes }
+    }
+}
+
+impl Count {
+    fn add(&mut self, other: Self) {
+        self.packets = self.packets.wrapping_add(other.packets);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+///
+/// Nothing is loaded, or the pins cannot be read.
+pub fn run(args: &StatusArgs, pins: &Pins) -> Result<(), Failure> {
+    let loaded = Loaded::open(pins)?;
+    let status = status(pins, loaded.manifest(), &loaded.counts()?)?;
+    if args.json { output::json(&status) } else { output::text(&text(&status)) }
+}
+
+fn status(pins: &Pins, manifest: &Manifest, counts: &Counts) -> Result<Status, Failure> {
+    let decided = counts.decided();
+    let reasons: Vec<ReasonCount> = Reason::ALL
+        .into_iter()
+        .map(|reason| ReasonCount {
+            reason: reason.name(),
+            count: decided.reason(reason).into(),
+        })
+        .collect();
+    let mut inspect = Count::default();
+    for reason in Reason::ALL.into_iter().filter(|reason| *reason != Reason::Matched) {
+        inspect.add(decided.reason(reason).into());
+    }
+    // A packet of a group counts for each endpoint set of that group.
+    let mut by_set: BTreeMap<SetId, Count> = BTreeMap::new();
+    for (group, counter) in manifest.groups.iter().zip(decided.groups()) {
+        for set in group {
+            by_set.entry(*set).or_default().add((*counter).into());
+        }
+    }
+    let sets = manifest
+        .sets
+        .iter()
+        .map(|set| SetCount {
+            id: set.id,
+            service_area: set.service_area.clone(),
+            category: set.category.clone(),
+            count: by_set.get(&set.id).copied().unwrap_or_default(),
+        })
+        .collect();
+    Ok(Status {
+        generation: manifest.generation,
+        breakout365: manifest.breakout365.clone(),
+        loaded_at: manifest.loaded_at,
+        daemon_running: pins.is_locked(),
+        feed: manifest.feed.clone(),
+        mark: MarkBits { value: manifest.mark_value, mask: manifest.mark_mask },
+        prefixes: Prefixes { ipv4: manifest.prefixes_v4, ipv6: manifest.prefixes_v6 },
+        hooks: attached(pins)?,
+        verdicts: Verdicts { direct: decided.reason(Reason::Matched).into(), inspect },
+        reasons,
+        sets,
+        metadata: MetadataCounts {
+            accepted: counts.tc_behind_xdp.metadata_accepted().into(),
+            unsupported: counts.xdp.metadata_unsupported().into(),
+        },
+    })
+}
+
+fn text(status: &Status) -> String {
+    let mut lines = vec![
+        format!(
+            "generation {}, feed {} {}, {} IPv4 and {} IPv6 prefixes, mark {:#x}/{:#x}",
+            status.generation,
+            status.feed.instance.as_deref().unwrap_or("(file)"),
+            status.feed.version.as_deref().unwrap_or("without version"),
+            status.prefixes.ipv4,
+            status.prefixes.ipv6,
+            status.mark.value,
+            status.mark.mask,
+        ),
+        format!("daemon  {}", if status.daemon_running { "running" } else { "not running" }),
+    ];
+    lines.extend(status.hooks.iter().map(|hook| format!("hook    {hook}")));
+    if status.hooks.is_empty() {
+        lines.push("hook    none: no interface is attached, everything is inspected".to_owned());
+    }
+    lines.push(String::new());
+    let mut verdicts = output::table(&["verdict", "packets", "bytes"]);
+    for (name, count) in
+        [("direct", status.verdicts.direct), ("inspect", status.verdicts.inspect)]
+    {
+        verdicts.add_row([name.to_owned(), count.packets.to_string(), count.bytes.to_string()]);
+    }
+    lines.push(verdicts.to_string());
+    let mut reasons = output::table(&["reason", "packets", "bytes"]);
+    for ReasonCount { reason, count } in
+        status.reasons.iter().filter(|reason| reason.count.packets > 0)
+    {
+        reasons.add_row([
+            (*reason).to_owned(),
+            count.packets.to_string(),
+            count.bytes.to_string(),
+        ]);
+    }
+    if reasons.row_count() > 0 {
+        lines.push(reasons.to_string());
+    }
+    let mut sets = output::table(&["set", "area", "category", "packets", "bytes"]);
+    for set in &status.sets {
+        sets.add_row([
+            set.id.to_string(),
+            set.service_area.clone(),
+            set.category.clone(),
+            set.count.packets.to_string(),
+            set.count.bytes.to_string(),
+        ]);
+    }
+    lines.push(sets.to_string());
+    if status.metadata.unsupported.packets > 0 {
+        lines.push(format!(
+            "{} packets without XDP metadata: the driver has none, tc classified them",
+            status.metadata.unsupported.packets
+        ));
+    }
+    lines.join("\n")
+}

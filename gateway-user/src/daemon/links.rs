@@ -1,0 +1,42 @@
+//! News of interfaces coming and going, over rtnetlink.
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+use tokio::task::JoinHandle;
+
+use crate::exit::{Exit, Failure};
+
+/// A subscription to link messages.
+pub(super) struct Links {
+    messages: BoxStream<'static, ()>,
+    connection: JoinHandle<()>,
+}
+
+impl Links {
+    /// Subscribes.
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let (connection, _, messages) = new_multicast_connection(&[MulticastGroup::Link])
+            .map_err(|error| {
+                Failure::new(Exit::System, format!("netlink: cannot watch interfaces: {error}"))
+            })?;
+        Ok(Self {
+            messages: messages.map(|_| ()).boxed(),
+            connection: tokio::spawn(connection),
+        })
+    }
+
+    /// Waits for a message. Never returns once the subscription is broken: the daemon still looks
+    /// by itself every now and then.
+    pub(super) async fn changed(&mut self) {
+        if self.messages.next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}

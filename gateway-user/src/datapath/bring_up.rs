@@ -1,0 +1,73 @@
+//! From a table to a published generation, all steps in order.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::publish::{announce, publish};
+use super::{
+    Attached, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest, SelfTestReport,
+    SetIdentity, Step, self_test,
+};
+use crate::config::Mark;
+use crate::policy::Table;
+
+/// What a generation is made from.
+#[derive(Clone, Debug)]
+pub struct Blueprint {
+    /// The table.
+    pub table: Table,
+    /// The bits that say Direct.
+    pub mark: Mark,
+    /// The feed the table was compiled from.
+    pub feed: FeedIdentity,
+    /// The selected endpoint sets.
+    pub sets: Vec<SetIdentity>,
+}
+
+/// A generation that was just published.
+pub struct Published {
+    /// What it is made of.
+    pub manifest: Manifest,
+    /// Its hooks.
+    pub attached: Vec<Attached>,
+    /// What its self-test covered.
+    pub self_test: SelfTestReport,
+    /// Its programs and maps; the pins keep them alive without it.
+    pub generation: Generation,
+}
+
+/// Loads a generation, tests it and publishes it on `hooks`, and on no other interface. `before`
+/// hears of each step before it is taken and may call it off.
+///
+/// # Errors
+///
+/// Whatever step failed. What was published before is untouched, or put back.
+pub fn bring_up(
+    lock: &Lock,
+    blueprint: &Blueprint,
+    hooks: &[HookRequest],
+    before: &mut dyn FnMut(&Step) -> Result<(), String>,
+) -> Result<Published, DatapathError> {
+    announce(before, &Step::Load)?;
+    let table = &blueprint.table;
+    let mut generation = Generation::load(table, blueprint.mark)?;
+    announce(before, &Step::SelfTest)?;
+    let report = self_test(&mut generation, table)?;
+    let count = |v6| {
+        let prefixes = table.prefixes().filter(|(prefix, _)| prefix.addr().is_ipv6() == v6);
+        u64::try_from(prefixes.count()).unwrap_or(u64::MAX)
+    };
+    let manifest = Manifest {
+        generation: lock.next_generation()?,
+        breakout365: env!("CARGO_PKG_VERSION").to_owned(),
+        loaded_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        feed: blueprint.feed.clone(),
+        mark_value: blueprint.mark.value,
+        mark_mask: blueprint.mark.mask,
+        prefixes_v4: count(false),
+        prefixes_v6: count(true),
+        sets: blueprint.sets.clone(),
+        groups: table.groups().to_vec(),
+    };
+    let attached = publish(lock, &mut generation, &manifest, hooks, before)?;
+    Ok(Published { manifest, attached, self_test: report, generation })
+}

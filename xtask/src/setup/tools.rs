@@ -1,0 +1,133 @@
+//! What checks, tests and lab run besides compilers.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use nix::unistd::geteuid;
+
+use super::apt::Apt;
+use super::{cache_dir, say, show};
+use crate::process::{cargo, command, find, run};
+
+const CARGO_DENY: &str = "0.20.2";
+
+/// Commands, the Debian package each is in, and what for.
+const SYSTEM: [(&str, &str, &str); 5] = [
+    ("git", "git", "checks look at what is committed"),
+    ("ip", "iproute2", "tests and lab build networks"),
+    ("tc", "iproute2", "tests and lab look at hooks"),
+    ("ethtool", "ethtool", "tests switch offloads"),
+    ("nft", "nftables", "the lab translates addresses"),
+];
+
+/// Finds or installs them.
+pub(super) fn ensure(cache: &Path, apt: &Apt) -> Result<()> {
+    components()?;
+    system(apt)?;
+    deny(cache)
+}
+
+/// The cargo-deny that setup has installed.
+///
+/// # Errors
+///
+/// There is no home directory.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    Ok(deny_root(&cache_dir()?).join("bin/cargo-deny"))
+}
+
+/// `cargo install` of one version of a crate's commands into a directory of their own.
+pub(super) fn cargo_install(name: &str, version: &str, root: &Path) -> Command {
+    let mut command = cargo();
+    command
+        .args(["install", name, "--version", version, "--locked", "--force", "--quiet", "--root"])
+        .arg(root)
+        // Away from this workspace's settings, and from its target directory and flags.
+        .current_dir("/")
+        .env_remove("CARGO_TARGET_DIR")
+        .env_remove("CARGO_BUILD_TARGET")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTFLAGS")
+        // These run for seconds: what they take to compile is most of what they cost.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    command
+}
+
+/// rustfmt and clippy of the toolchain that builds user space.
+fn components() -> Result<()> {
+    let has_both = || ["fmt", "clippy"].iter().all(|tool| run(cargo().args([tool, "-V"])).is_ok());
+    if has_both() {
+        say("found", "rustfmt and clippy");
+        return Ok(());
+    }
+    if find("rustup").is_some() {
+        say("installing", "rustfmt and clippy (rustup): checks use them");
+        if let Err(failed) = run(command("rustup").args(["component", "add", "rustfmt", "clippy"]))
+        {
+            show(&failed);
+        }
+    }
+    if !has_both() {
+        bail!(
+            "this cargo has no rustfmt or clippy; install them, with rustup: `rustup component add rustfmt clippy`"
+        );
+    }
+    Ok(())
+}
+
+fn system(apt: &Apt) -> Result<()> {
+    let missing = || SYSTEM.iter().filter(|(program, ..)| find(program).is_none());
+    let mut packages: Vec<_> = missing().map(|(_, package, _)| *package).collect();
+    packages.dedup();
+    if !packages.is_empty() && apt.is_usable() {
+        for (program, package, reason) in missing() {
+            say("installing", &format!("{program} ({package}, apt): {reason}"));
+        }
+        if let Err(failed) = apt.install(&packages) {
+            show(&failed);
+        }
+    }
+    let mut lacking = String::new();
+    for (program, _, reason) in missing() {
+        write!(lacking, "{program} ({reason}) ")?;
+    }
+    if lacking.is_empty() {
+        say("found", &SYSTEM.map(|(program, ..)| program).join(", "));
+    } else if geteuid().is_root() {
+        bail!("missing and not to be had from apt: {lacking}: install them");
+    } else {
+        // Who is not root can build, but neither test nor lab.
+        say("missing", &format!("{lacking}: install {}", packages.join(" ")));
+    }
+    Ok(())
+}
+
+fn deny(cache: &Path) -> Result<()> {
+    let root = deny_root(cache);
+    let program = root.join("bin/cargo-deny");
+    let is_there = || {
+        run(command(&program).arg("--version"))
+            .is_ok_and(|printed| printed.stdout.trim() == format!("cargo-deny {CARGO_DENY}"))
+    };
+    if is_there() {
+        say("found", &format!("cargo-deny {CARGO_DENY}"));
+        return Ok(());
+    }
+    say(
+        "building",
+        &format!("cargo-deny {CARGO_DENY} (cargo install), minutes: checks licences and sources"),
+    );
+    if let Err(failed) = run(&mut cargo_install("cargo-deny", CARGO_DENY, &root)) {
+        show(&failed);
+        bail!("cargo-deny does not build, see above: mend that and run `cargo xtask setup` again");
+    }
+    Ok(())
+}
+
+fn deny_root(cache: &Path) -> PathBuf {
+    cache.join(format!("tools/cargo-deny-{CARGO_DENY}"))
+}
