@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use crate::config::ConfigError;
+use crate::datapath::DatapathError;
+use crate::feed::FeedError;
+use crate::policy::PolicyError;
+
 /// Exit codes of every verb; the manual lists the same ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -56,3 +61,27 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Config, error)
+    }
+}
+
+impl From<FeedError> for Failure {
+    fn from(error: FeedError) -> Self {
+        Self::new(Exit::Feed, error)
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        Self::new(Exit::Policy, error)
+    }
+}
+
+impl From<DatapathError> for Failure {
+    fn from(error: DatapathError) -> Self {
+        Self::new(error.exit(), error)
+    }
+}

@@ -10,7 +10,7 @@
 
 pub mod cli;
 pub mod config;
-// pub mod daemon;
+pub mod daemon;
 pub mod datapath;
 pub mod exit;
 pub mod feed;

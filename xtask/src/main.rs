@@ -28,14 +28,15 @@ enum Verb {
     Check,
     /// Set up, check, and run every test (as root)
     Test,
-    /// Show Microsoft 365 traffic leaving directly and everything else inspected (as root)
+    /// Set up, and show Microsoft 365 traffic leaving directly and everything else inspected
     Lab(lab::Args),
 }
 
 fn main() -> ExitCode {
+    let set_up = || setup::run(&setup::Options::default());
     let outcome = match Cli::parse().verb {
         Verb::Setup(options) => setup::run(&options),
-        Verb::Check => setup::run(&setup::Options::default()).and_then(|()| check::run()).map(drop),
+        Verb::Check => set_up().and_then(|()| check::run()).map(drop),
         Verb::Test => test::run(),
         Verb::Lab(args) => lab::run(&args),
     };

@@ -27,7 +27,7 @@ struct Removed {
 /// # Errors
 ///
 /// A daemon holds the pins, or something could not be removed.
-pub fn run(args: &DownArgs, pins: &Pins) -> Result<(), Failure> {
+pub(super) fn run(args: &DownArgs, pins: &Pins) -> Result<(), Failure> {
     require_privileges()?;
     let hooks = attached(pins)?;
     if pins.root().exists() {

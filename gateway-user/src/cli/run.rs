@@ -26,7 +26,7 @@ pub struct RunArgs {
 /// # Errors
 ///
 /// As [`daemon::run`].
-pub fn run(args: &RunArgs, pins: &Pins) -> Result<(), Failure> {
+pub(super) fn run(args: &RunArgs, pins: &Pins) -> Result<(), Failure> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -105,7 +105,7 @@ impl Count {
 /// # Errors
 ///
 /// Nothing is loaded, or the pins cannot be read.
-pub fn run(args: &StatusArgs, pins: &Pins) -> Result<(), Failure> {
+pub(super) fn run(args: &StatusArgs, pins: &Pins) -> Result<(), Failure> {
     let loaded = Loaded::open(pins)?;
     let status = status(pins, loaded.manifest(), &loaded.counts()?)?;
     if args.json { output::json(&status) } else { output::text(&text(&status)) }
@@ -115,10 +115,7 @@ fn status(pins: &Pins, manifest: &Manifest, counts: &Counts) -> Result<Status, F
     let decided = counts.decided();
     let reasons: Vec<ReasonCount> = Reason::ALL
         .into_iter()
-        .map(|reason| ReasonCount {
-            reason: reason.name(),
-            count: decided.reason(reason).into(),
-        })
+        .map(|reason| ReasonCount { reason: reason.name(), count: decided.reason(reason).into() })
         .collect();
     let mut inspect = Count::default();
     for reason in Reason::ALL.into_iter().filter(|reason| *reason != Reason::Matched) {
@@ -180,8 +177,7 @@ fn text(status: &Status) -> String {
     }
     lines.push(String::new());
     let mut verdicts = output::table(&["verdict", "packets", "bytes"]);
-    for (name, count) in
-        [("direct", status.verdicts.direct), ("inspect", status.verdicts.inspect)]
+    for (name, count) in [("direct", status.verdicts.direct), ("inspect", status.verdicts.inspect)]
     {
         verdicts.add_row([name.to_owned(), count.packets.to_string(), count.bytes.to_string()]);
     }
@@ -190,11 +186,7 @@ fn text(status: &Status) -> String {
     for ReasonCount { reason, count } in
         status.reasons.iter().filter(|reason| reason.count.packets > 0)
     {
-        reasons.add_row([
-            (*reason).to_owned(),
-            count.packets.to_string(),
-            count.bytes.to_string(),
-        ]);
+        reasons.add_row([(*reason).to_owned(), count.packets.to_string(), count.bytes.to_string()]);
     }
     if reasons.row_count() > 0 {
         lines.push(reasons.to_string());

@@ -16,14 +16,11 @@ pub(super) struct Links {
 impl Links {
     /// Subscribes.
     pub(super) fn listen() -> Result<Self, Failure> {
-        let (connection, _, messages) = new_multicast_connection(&[MulticastGroup::Link])
-            .map_err(|error| {
+        let (connection, _, messages) =
+            new_multicast_connection(&[MulticastGroup::Link]).map_err(|error| {
                 Failure::new(Exit::System, format!("netlink: cannot watch interfaces: {error}"))
             })?;
-        Ok(Self {
-            messages: messages.map(|_| ()).boxed(),
-            connection: tokio::spawn(connection),
-        })
+        Ok(Self { messages: messages.map(|_| ()).boxed(), connection: tokio::spawn(connection) })
     }
 
     /// Waits for a message. Never returns once the subscription is broken: the daemon still looks

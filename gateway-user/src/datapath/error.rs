@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::exit::{Exit, Failure};
+use crate::exit::Exit;
 
 /// A step of a generation failed. Whatever served before still does.
 #[derive(Debug, Error)]
@@ -204,11 +204,5 @@ impl DatapathError {
             | Self::CalledOff { .. }
             | Self::Rollback { .. } => Exit::Datapath,
         }
-    }
-}
-
-impl From<DatapathError> for Failure {
-    fn from(error: DatapathError) -> Self {
-        Self::new(error.exit(), error)
     }
 }

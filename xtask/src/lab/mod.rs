@@ -25,6 +25,7 @@ use xtask::testbed::{
 };
 
 use crate::setup;
+
 use probes::Probe;
 use product::{Hook, Product};
 use report::{Report, Row, Seen};
