@@ -59,7 +59,8 @@ pub(super) fn cargo_install(name: &str, version: &str, root: &Path) -> Command {
 
 /// rustfmt and clippy of the toolchain that builds user space.
 fn components() -> Result<()> {
-    let has_both = || ["fmt", "clippy"].iter().all(|tool| run(cargo().args([tool, "-V"])).is_ok());
+    let has_both =
+        || ["fmt", "clippy"].iter().all(|tool| run(cargo().args([tool, "--version"])).is_ok());
     if has_both() {
         say("found", "rustfmt and clippy");
         return Ok(());
