@@ -145,12 +145,8 @@ impl Lab {
             datagrams + later,
             by(Way::Inspected)?,
         );
-        report.check_at_least(
-            "first fragments counted",
-            datagrams,
-            status.reason("first_fragment"),
-        );
-        report.check_at_least("later fragments counted", later, status.reason("later_fragment"));
+        report.check_exactly("first fragments counted", datagrams, status.reason("first_fragment"));
+        report.check_exactly("later fragments counted", later, status.reason("later_fragment"));
         report.check_sets(status, &self.probes);
         Ok(report)
     }
