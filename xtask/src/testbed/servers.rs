@@ -182,9 +182,9 @@ pub fn ask(
             socket.connect(destination)?;
             socket.send(&vec![b'.'; payload])?;
             let mut answer = vec![0; 128];
-            let length = socket.recv(&mut answer).map_err(|error| match error.kind() {
-                ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
-                _ => error,
+            let length = socket.recv(&mut answer).map_err(|error| {
+                let late = error.kind() == ErrorKind::WouldBlock;
+                if late { ErrorKind::TimedOut.into() } else { error }
             })?;
             answer.truncate(length);
             answer
