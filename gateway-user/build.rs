@@ -87,8 +87,15 @@ fn run_again_in_toolchain() -> Result<()> {
 /// that rustup is missing, which it is on purpose.
 fn is_news(line: &str) -> bool {
     let Some(warning) = line.strip_prefix("cargo:warning=") else { return true };
-    let progress =
-        ["Compiling ", "Finished ", "Downloading ", "Downloaded ", "Updating ", "Locking "];
+    let progress = [
+        "Blocking ",
+        "Compiling ",
+        "Finished ",
+        "Downloading ",
+        "Downloaded ",
+        "Updating ",
+        "Locking ",
+    ];
     !warning.starts_with("which(rustup)=")
         && !warning.trim().is_empty()
         && !progress.iter().any(|word| warning.trim_start().starts_with(word))

@@ -1,7 +1,7 @@
 //! The packet classifier of breakout365: one copy of the code that decides, for XDP, tc and user
 //! space alike.
 //!
-//! Reading order: [`packet`] turns bytes into a [`FlowKey`], [`classify`] looks the key up in a
+//! Reading order: [`packet`] turns bytes into a [`FlowKey`], [`mod@classify`] looks the key up in a
 //! [`Tables`] and says a [`Decision`], [`decision`] lists every [`Reason`] there is, and [`abi`]
 //! pins the layouts that the loader and the BPF programs share.
 //!

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Verb::Setup(options) => setup::run(&options),
         Verb::Check => set_up().and_then(|()| check::run()).map(drop),
         Verb::Test => test::run(),
-        Verb::Lab(args) => set_up().and_then(|()| lab::run(&args)),
+        Verb::Lab(args) => lab::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,8 +21,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use nix::unistd::geteuid;
 use xtask::testbed::{
-    BpfFs, EchoServers, Interrupt, Namespace, Owner, Process, Protocol, Scratch, ask, remove_kept,
+    BpfFs, EchoServers, Interrupt, Namespace, Owner, Process, Protocol, Scratch, ask, is_kept,
+    remove_kept,
 };
+
+use crate::setup;
 
 use probes::Probe;
 use product::{Hook, Product};
@@ -66,10 +69,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("the lab makes network namespaces and loads BPF programs: run it as root");
     }
     if args.remove {
-        let removed = remove_kept()?;
-        println!("{}", if removed { "lab removed" } else { "there is no lab to remove" });
-        return Ok(());
+        println!("{}", if is_kept()? { "removing the lab" } else { "there is no lab to remove" });
+        return remove_kept();
     }
+    if args.keep && is_kept()? {
+        bail!("there is a lab already; remove it first: cargo xtask lab --remove");
+    }
+    setup::run(&setup::Options::default())?;
     step("building breakout365");
     let binary = product::build()?;
     // Before anything exists that would have to be removed.
@@ -142,12 +148,8 @@ impl Lab {
             datagrams + later,
             by(Way::Inspected)?,
         );
-        report.check_at_least(
-            "first fragments counted",
-            datagrams,
-            status.reason("first_fragment"),
-        );
-        report.check_at_least("later fragments counted", later, status.reason("later_fragment"));
+        report.check_exactly("first fragments counted", datagrams, status.reason("first_fragment"));
+        report.check_exactly("later fragments counted", later, status.reason("later_fragment"));
         report.check_sets(status, &self.probes);
         Ok(report)
     }
@@ -172,7 +174,10 @@ impl Lab {
         eprintln!("    config     {}", product.config.display());
         eprintln!("    log        {}", product.log.display());
         let client = topology.client.path();
-        eprintln!("    ask        nsenter --net={} nc 40.96.0.1 443", client.display());
+        eprintln!(
+            "    ask        nsenter --net={} bash -c 'cat < /dev/tcp/40.96.0.1/443'",
+            client.display()
+        );
         eprintln!("To remove it:  cargo xtask lab --remove");
         daemon.release();
         servers.release();

@@ -51,7 +51,7 @@ impl Probe {
 ///
 /// The policy selects nothing, or a selected set is not in the feed.
 pub(super) fn all(policy: &Policy, feed: &Feed) -> Result<Vec<Probe>> {
-    let mut probes = Probes { policy, probes: Vec::new(), asked: BTreeSet::new() };
+    let mut probes = Probes { policy, list: Vec::new(), asked: BTreeSet::new() };
     let selected = policy.sets();
     if selected.is_empty() {
         bail!("`breakout365 policy show` selects no set");
@@ -77,7 +77,7 @@ pub(super) fn all(policy: &Policy, feed: &Feed) -> Result<Vec<Probe>> {
         }
         probes.ask(None, (address, Protocol::Udp, 443), LARGE, "ordinary internet, fragments");
     }
-    Ok(probes.probes)
+    Ok(probes.list)
 }
 
 /// Every address that the far side has to own for `probes`.
@@ -87,7 +87,7 @@ pub(super) fn destinations(probes: &[Probe]) -> BTreeSet<IpNet> {
 
 struct Probes<'a> {
     policy: &'a Policy,
-    probes: Vec<Probe>,
+    list: Vec<Probe>,
     asked: BTreeSet<(SocketAddr, Protocol, usize)>,
 }
 
@@ -190,7 +190,7 @@ impl Probes<'_> {
             _ => self.policy.way(address, protocol, port),
         };
         let about = set.map(|set| format!("set {} {}: ", set.id, set.service_area));
-        self.probes.push(Probe {
+        self.list.push(Probe {
             destination,
             protocol,
             payload,

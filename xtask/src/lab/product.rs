@@ -1,7 +1,6 @@
 //! The product seen from outside: the binary, what its verbs print, and its daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
@@ -16,6 +15,8 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xtask::testbed::{Interrupt, Namespace, Process, Protocol};
+
+use crate::process::cargo;
 
 use super::topology::{INSIDE, MARK, Way};
 
@@ -107,11 +108,11 @@ pub(super) struct ReasonCounter {
     pub(super) bytes: u64,
 }
 
-/// Builds the binary and gives its path.
+/// Builds the binary and gives its path. As the tests build it: the BPF programs are always
+/// optimised, and what runs in user space is not what the lab measures.
 pub(super) fn build() -> Result<PathBuf> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut child = Command::new(cargo)
-        .args(["build", "--release", "--package", "gateway-user", "--bin", "breakout365"])
+    let mut child = cargo()
+        .args(["build", "--package", "gateway-user", "--bin", "breakout365"])
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
         .spawn()
@@ -184,7 +185,7 @@ impl Product {
             match self.status(gateway) {
                 Ok(status) if status.generation >= 1 => return Ok(daemon),
                 Ok(_) | Err(_) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(100))
+                    thread::sleep(Duration::from_millis(100));
                 }
                 Ok(_) => bail!("the daemon publishes nothing: {}", self.last_words()),
                 Err(error) => {

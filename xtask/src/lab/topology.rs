@@ -144,14 +144,14 @@ impl Topology {
             let ids: Vec<NamespaceId> =
                 serde_json::from_str(&namespace.run("ip -j netns list-id")?)?;
             let links: Vec<Link> = serde_json::from_str(&namespace.run("ip -j -d link show")?)?;
-            for link in links.iter().filter(|link| link.link_type != "loopback") {
-                let peer = ids.iter().find(|id| Some(id.nsid) == link.link_netnsid);
+            for link in links.iter().filter(|link| link.medium != "loopback") {
+                let peer = ids.iter().find(|id| Some(id.nsid) == link.peer);
                 let peer = peer.and_then(|id| id.name.as_deref());
-                let kind = link.linkinfo.as_ref().and_then(|info| info.info_kind.as_deref());
+                let kind = link.info.as_ref().and_then(|info| info.kind.as_deref());
                 if kind != Some("veth") || !peer.is_some_and(|peer| ours.contains(peer)) {
                     bail!(
                         "{} of {} leads out of the lab (kind {kind:?}, other end in {peer:?})",
-                        link.ifname,
+                        link.name,
                         namespace.name()
                     );
                 }
@@ -196,14 +196,18 @@ impl Segment {
     /// Lines for `ip -batch`: default routes of both families by one end of this segment.
     fn default_via(&self, host: u8, more: &str) -> String {
         let vias = self.addresses(host).map(|net| net.addr());
-        vias.map(|via| format!("route add default via {via} {more}\n")).collect()
+        lines(vias.map(|via| format!("route add default via {via} {more}")))
     }
 
     /// Lines for `ip -batch`: routes to the networks of `other` by one end of this segment.
     fn route_via(&self, host: u8, other: &Self) -> String {
         let vias = self.addresses(host).zip(other.networks);
-        vias.map(|(via, to)| format!("route add {to} via {}\n", via.addr())).collect()
+        lines(vias.map(|(via, to)| format!("route add {to} via {}", via.addr())))
     }
+}
+
+fn lines(commands: impl Iterator<Item = String>) -> String {
+    commands.collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// Source NAT to the hop's own address, and a count of fragments before they are put together
@@ -233,13 +237,18 @@ struct NamespaceId {
 /// A row of `ip -j -d link show`.
 #[derive(Debug, Deserialize)]
 struct Link {
-    ifname: String,
-    link_type: String,
-    link_netnsid: Option<i32>,
-    linkinfo: Option<LinkInfo>,
+    #[serde(rename = "ifname")]
+    name: String,
+    #[serde(rename = "link_type")]
+    medium: String,
+    #[serde(rename = "link_netnsid")]
+    peer: Option<i32>,
+    #[serde(rename = "linkinfo")]
+    info: Option<LinkInfo>,
 }
 
 #[derive(Debug, Deserialize)]
 struct LinkInfo {
-    info_kind: Option<String>,
+    #[serde(rename = "info_kind")]
+    kind: Option<String>,
 }

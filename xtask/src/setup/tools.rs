@@ -14,10 +14,11 @@ use crate::process::{cargo, command, find, run};
 const CARGO_DENY: &str = "0.20.2";
 
 /// Commands, the Debian package each is in, and what for.
-const SYSTEM: [(&str, &str, &str); 4] = [
+const SYSTEM: [(&str, &str, &str); 5] = [
     ("git", "git", "checks look at what is committed"),
     ("ip", "iproute2", "tests and lab build networks"),
     ("tc", "iproute2", "tests and lab look at hooks"),
+    ("ethtool", "ethtool", "tests switch offloads"),
     ("nft", "nftables", "the lab translates addresses"),
 ];
 
@@ -58,7 +59,8 @@ pub(super) fn cargo_install(name: &str, version: &str, root: &Path) -> Command {
 
 /// rustfmt and clippy of the toolchain that builds user space.
 fn components() -> Result<()> {
-    let has_both = || ["fmt", "clippy"].iter().all(|tool| run(cargo().args([tool, "-V"])).is_ok());
+    let has_both =
+        || ["fmt", "clippy"].iter().all(|tool| run(cargo().args([tool, "--version"])).is_ok());
     if has_both() {
         say("found", "rustfmt and clippy");
         return Ok(());

@@ -64,8 +64,8 @@ impl End<'_> {
                 "ethtool -K {interface} rx off tx off tso off gso off gro off rxvlan off txvlan off"
             ))?),
         }
-        // Only addresses given here, only packets sent on purpose.
-        namespace.run(&format!("ip link set {interface} addrgenmode none"))?;
+        // A router asks for its neighbours from its link-local address: it needs one, at once.
+        namespace.run(&format!("ip link set {interface} addrgenmode eui64"))?;
         namespace.run(&format!("ip link set {interface} up"))?;
         for address in self.addresses {
             let nodad = if matches!(address, IpNet::V6(_)) { " nodad" } else { "" };

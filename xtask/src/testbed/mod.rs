@@ -23,7 +23,7 @@ pub use bpffs::BpfFs;
 pub use frame::{Extension, Frame, Protocol, VlanTag};
 pub use interrupt::Interrupt;
 pub use link::{End, Offloads, link};
-pub use names::{Owner, remove_kept, sweep};
+pub use names::{Owner, is_kept, remove_kept, sweep};
 pub use namespace::Namespace;
 pub use process::Process;
 pub use scratch::Scratch;

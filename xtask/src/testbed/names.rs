@@ -42,19 +42,23 @@ pub fn sweep() -> Result<()> {
     remove(|name| owner_pid(name).is_some_and(|pid| !runs(pid)))
 }
 
-/// Removes what was kept for a person; `false` when there was nothing.
+/// Whether something is kept for a person.
+///
+/// # Errors
+///
+/// Namespaces or temporary files cannot be listed.
+pub fn is_kept() -> Result<bool> {
+    let names = [Namespace::names()?, BpfFs::names()?, Scratch::names()?];
+    Ok(names.iter().flatten().any(|name| is_kept_name(name)))
+}
+
+/// Removes what was kept for a person.
 ///
 /// # Errors
 ///
 /// Something kept exists and cannot be removed.
-pub fn remove_kept() -> Result<bool> {
-    let kept = format!("{PREFIX}-{KEPT}-");
-    let is_kept = |name: &str| name.starts_with(&kept);
-    let found = Namespace::names()?.iter().any(|name| is_kept(name))
-        || BpfFs::names()?.iter().any(|name| is_kept(name))
-        || Scratch::names()?.iter().any(|name| is_kept(name));
-    remove(is_kept)?;
-    Ok(found)
+pub fn remove_kept() -> Result<()> {
+    remove(is_kept_name)
 }
 
 /// Sweeps once in the life of this process. A failure is worth a word, not the end: the new names
@@ -105,6 +109,11 @@ fn remove(wanted: impl Fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
+fn is_kept_name(name: &str) -> bool {
+    let kept = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('-'));
+    kept.and_then(|rest| rest.strip_prefix(KEPT)).is_some_and(|rest| rest.starts_with('-'))
+}
+
 fn owner_pid(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-').next()?.parse().ok()
 }
@@ -121,6 +130,8 @@ mod tests {
     fn a_name_says_whose_it_is() {
         assert_eq!(owner_pid(&Owner::Process.name("client")), Some(process::id()));
         assert_eq!(owner_pid(&Owner::Person.name("client")), None);
+        assert!(is_kept_name(&Owner::Person.name("client")));
+        assert!(!is_kept_name(&Owner::Process.name("client")));
         assert_eq!(owner_pid("b365"), None);
         assert_eq!(owner_pid("somebody-1-2-client"), None);
     }

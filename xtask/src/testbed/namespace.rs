@@ -45,9 +45,6 @@ impl Namespace {
         sweep_once();
         let name = owner.name(role);
         let path = path_of(&name);
-        if path.exists() {
-            bail!("{} exists; remove it first: cargo xtask lab --remove", path.display());
-        }
         one_at_a_time(|| output(Command::new("ip").args(["netns", "add", &name]), None))?;
         let handle = match File::open(&path) {
             Ok(handle) => handle,

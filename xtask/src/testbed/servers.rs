@@ -1,7 +1,7 @@
 //! Servers that answer with the address they see, so that a client learns which way it came.
 
 use std::collections::BTreeSet;
-use std::io::{IoSlice, IoSliceMut, Read as _, Write as _};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -182,7 +182,10 @@ pub fn ask(
             socket.connect(destination)?;
             socket.send(&vec![b'.'; payload])?;
             let mut answer = vec![0; 128];
-            let length = socket.recv(&mut answer)?;
+            let length = socket.recv(&mut answer).map_err(|error| {
+                let late = error.kind() == ErrorKind::WouldBlock;
+                if late { ErrorKind::TimedOut.into() } else { error }
+            })?;
             answer.truncate(length);
             answer
         }
