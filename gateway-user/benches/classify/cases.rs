@@ -143,7 +143,10 @@ fn answer(table: &Table, address: IpAddr) -> Answer {
         }
         IpAddr::V6(v6) => {
             let octets = v6.octets();
-            (Tables::index_v6(table, u16::from_be_bytes([octets[0], octets[1]])), octets[2..6].to_vec())
+            (
+                Tables::index_v6(table, u16::from_be_bytes([octets[0], octets[1]])),
+                octets[2..6].to_vec(),
+            )
         }
     };
     for octet in octets {

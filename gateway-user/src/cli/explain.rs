@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use super::input::{Input, Loaded};
 use super::output;
-use crate::exit::Failure;
+use crate::datapath::{self, DatapathError, Pins, Probe, require_privileges};
+use crate::exit::{Exit, Failure};
 use crate::feed::{Category, EndpointSet, FeedIdentity, SetId};
-use crate::policy::transport_name;
+use crate::policy::{Table, transport_name};
 
 /// Where packets to a destination go, and why
 #[derive(Debug, clap::Args)]
@@ -34,10 +35,19 @@ pub struct ExplainArgs {
     json: bool,
 }
 
-pub(super) fn run(arguments: &ExplainArgs) -> Result<(), Failure> {
+pub(super) fn run(arguments: &ExplainArgs, pins: &Pins) -> Result<(), Failure> {
     let loaded = arguments.input.load()?;
-    let answer = ask_oracle(&loaded, arguments.destination, &arguments.service);
-    if arguments.json { output::json(&answer) } else { output::text(&answer.to_string()) }
+    let mut answer = ask_oracle(&loaded, arguments.destination, &arguments.service);
+    if let Service::Port(transport, port) = arguments.service {
+        let probe = Probe::new(arguments.destination, transport, port);
+        answer.loaded = ask_program(pins, &probe, &loaded.compiled.table)?;
+    }
+    if arguments.json {
+        output::json(&answer)?;
+    } else {
+        output::text(&answer.to_string())?;
+    }
+    answer.check()
 }
 
 /// What packets are asked about.
@@ -105,6 +115,20 @@ pub(super) struct Answer {
     /// All these sets.
     endpoint_sets: Vec<SetReport>,
     feed: FeedIdentity,
+    /// What the loaded program says; `None` where nothing is loaded or it may not be asked.
+    loaded: Option<ProgramAnswer>,
+}
+
+/// What the loaded program says.
+#[derive(Debug, Serialize)]
+struct ProgramAnswer {
+    generation: u64,
+    verdict: &'static str,
+    reason: &'static str,
+    sets: BTreeSet<SetId>,
+    /// Whether it has the oracle's table. If not, it was loaded from another configuration or
+    /// feed, and may well say something else.
+    same_table: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -163,7 +187,33 @@ pub(super) fn ask_oracle(loaded: &Loaded, destination: IpAddr, service: &Service
         unselected_sets,
         endpoint_sets,
         feed: snapshot.identity(),
+        loaded: None,
     }
+}
+
+/// What the loaded program says. Nothing loaded, or no right to ask, is no answer; anything else
+/// that goes wrong is a failure.
+fn ask_program(
+    pins: &Pins,
+    probe: &Probe,
+    table: &Table,
+) -> Result<Option<ProgramAnswer>, Failure> {
+    if require_privileges().is_err() {
+        return Ok(None);
+    }
+    let loaded = match datapath::Loaded::open(pins) {
+        Err(DatapathError::NothingLoaded { .. }) => return Ok(None),
+        other => other?,
+    };
+    let said = loaded.ask(probe)?;
+    let manifest = loaded.manifest();
+    Ok(Some(ProgramAnswer {
+        generation: manifest.generation,
+        verdict: if said.reason == Reason::Matched { "direct" } else { "inspect" },
+        reason: said.reason.name(),
+        sets: said.sets.into_iter().collect(),
+        same_table: manifest.table == table.digest(),
+    }))
 }
 
 /// Why the classifier inspects a protocol without rules.
@@ -181,6 +231,27 @@ fn lists(set: &EndpointSet, destination: IpAddr, service: &Service) -> bool {
         Service::Other(..) => false,
     };
     port_is_listed && set.prefixes.iter().any(|prefix| prefix.contains(&destination))
+}
+
+impl Answer {
+    /// With the same table, program and oracle must say the same.
+    fn check(&self) -> Result<(), Failure> {
+        let Some(loaded) = self.loaded.as_ref().filter(|loaded| loaded.same_table) else {
+            return Ok(());
+        };
+        if (loaded.reason, &loaded.sets) == (self.reason, &self.sets) {
+            return Ok(());
+        }
+        let (program, oracle) = (loaded.reason, self.reason);
+        Err(Failure::new(
+            Exit::Disagreement,
+            format_args!(
+                "generation {} says {program} {:?}, the oracle {oracle} {:?}: inspect everything \
+                 with `breakout365 down` and report this",
+                loaded.generation, loaded.sets, self.sets
+            ),
+        ))
+    }
 }
 
 impl SetReport {
@@ -216,6 +287,17 @@ impl fmt::Display for Answer {
                 writeln!(f, "  {title}: set {id}, {service_area}, {category}, {required}")?;
             }
         }
-        write!(f, "  feed: {}", self.feed)
+        write!(f, "  feed: {}", self.feed)?;
+        match &self.loaded {
+            None => write!(f, "\n  loaded: nothing that could be asked"),
+            Some(loaded) => {
+                let ProgramAnswer { generation, verdict, reason, same_table, .. } = loaded;
+                write!(f, "\n  loaded: generation {generation} says {verdict} ({reason})")?;
+                if *same_table {
+                    return Ok(());
+                }
+                write!(f, "; it was loaded from another configuration or feed")
+            }
+        }
     }
 }

@@ -74,7 +74,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
     match &cli.verb {
         Verb::Run(args) => run::run(args, &pins),
         Verb::Status(args) => status::run(args, &pins),
-        Verb::Explain(args) => explain::run(args),
+        Verb::Explain(args) => explain::run(args, &pins),
         Verb::Feed(verb) => feed::run(verb),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Down(args) => down::run(args, &pins),

@@ -61,6 +61,7 @@ pub fn bring_up(
         breakout365: env!("CARGO_PKG_VERSION").to_owned(),
         loaded_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         feed: blueprint.feed.clone(),
+        table: table.digest(),
         mark_value: blueprint.mark.value,
         mark_mask: blueprint.mark.mask,
         prefixes_v4: count(false),

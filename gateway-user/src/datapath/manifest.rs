@@ -28,6 +28,8 @@ pub struct Manifest {
     pub loaded_at: u64,
     /// The feed it was compiled from.
     pub feed: FeedIdentity,
+    /// [`crate::policy::Table::digest`] of its table.
+    pub table: String,
     /// The bits that say Direct.
     pub mark_value: u32,
     /// The bits of the mark that are ours.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use gateway_common::Tables;
 use gateway_common::abi::{Block, INDEX_ENTRIES, PortSet, Slot};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use sha2::{Digest as _, Sha256};
 
 use super::{PolicyError, Rule, index, union};
 use crate::feed::SetId;
@@ -57,6 +58,30 @@ impl Table {
             blocks: Vec::new(),
             ..self.clone()
         }
+    }
+
+    /// SHA-256 of everything in the table, hexadecimal: equal tables, equal digests.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for (prefix, port_set) in &self.prefixes {
+            hash.update(format!("{prefix} {port_set}\n"));
+        }
+        for PortSet { tcp, udp } in &self.port_sets {
+            for (protocol, ranges) in [("tcp", tcp), ("udp", udp)] {
+                for range in ranges {
+                    hash.update(format!(
+                        "{protocol} {} {} {}\n",
+                        range.from, range.to, range.group
+                    ));
+                }
+            }
+        }
+        for group in &self.groups {
+            hash.update(format!("{group:?}\n"));
+        }
+        // The index and the blocks follow from the prefixes.
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Every prefix with the id of its port set, IPv4 first, ascending.

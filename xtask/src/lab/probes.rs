@@ -111,7 +111,7 @@ impl Probes<'_> {
     /// Every edge of prefix and ports, and the addresses just outside.
     fn edges(&mut self, set: &FeedSet, prefix: IpNet) -> Result<()> {
         let (first, last) = (prefix.network(), prefix.broadcast());
-        for (protocol, ranges) in set.ports()? {
+        for (protocol, ranges) in set.ports() {
             for port in ranges.iter().flat_map(|range| [*range.start(), *range.end()]) {
                 let to = |address| (address, protocol, port);
                 self.ask(Some(set), to(first), SMALL, &format!("first of {prefix}"));
@@ -132,7 +132,7 @@ impl Probes<'_> {
     /// Ports beside the listed ones, listed ports of the other protocol, and fragments.
     fn beside_ports(&mut self, set: &FeedSet, prefix: IpNet) -> Result<()> {
         let address = prefix.network();
-        for (protocol, ranges) in set.ports()? {
+        for (protocol, ranges) in set.ports() {
             let other = if protocol == Protocol::Tcp { Protocol::Udp } else { Protocol::Tcp };
             for range in &ranges {
                 let listed = text(protocol, range);
@@ -155,7 +155,7 @@ impl Probes<'_> {
     /// For each port range of a set that is not selected, the first address where no other set
     /// makes it direct.
     fn unlisted(&mut self, set: &FeedSet, family: fn(&IpNet) -> bool) -> Result<()> {
-        for (protocol, ranges) in set.ports()? {
+        for (protocol, ranges) in set.ports() {
             for port in ranges.into_iter().map(|range| *range.start()) {
                 let mut prefixes = set.ips.iter().filter(|prefix| family(prefix));
                 let inspected = prefixes.find(|prefix| {

@@ -70,16 +70,19 @@ pub(super) struct Feed {
 
 /// An endpoint set as it was published.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct FeedSet {
     pub(super) id: u32,
     pub(super) service_area: String,
-    #[serde(default)]
+    #[serde(rename = "prefixes")]
     pub(super) ips: Vec<IpNet>,
-    #[serde(default)]
-    tcp_ports: String,
-    #[serde(default)]
-    udp_ports: String,
+    tcp: Vec<FeedPorts>,
+    udp: Vec<FeedPorts>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FeedPorts {
+    from: u16,
+    to: u16,
 }
 
 /// What `status --json` says that the lab needs.
@@ -248,18 +251,13 @@ impl Policy {
 
 impl FeedSet {
     /// Its port ranges by protocol.
-    pub(super) fn ports(&self) -> Result<BTreeMap<Protocol, Vec<RangeInclusive<u16>>>> {
-        let mut ports = BTreeMap::new();
-        for (protocol, text) in [(Protocol::Tcp, &self.tcp_ports), (Protocol::Udp, &self.udp_ports)]
-        {
-            let ranges = text.split(',').filter(|range| !range.is_empty()).map(|range| {
-                let (from, to) = range.split_once('-').unwrap_or((range, range));
-                Ok(from.trim().parse()?..=to.trim().parse()?)
-            });
-            let ranges = ranges.collect::<Result<_>>();
-            ports.insert(protocol, ranges.with_context(|| format!("ports of set {}", self.id))?);
-        }
-        Ok(ports)
+    pub(super) fn ports(&self) -> BTreeMap<Protocol, Vec<RangeInclusive<u16>>> {
+        [(Protocol::Tcp, &self.tcp), (Protocol::Udp, &self.udp)]
+            .into_iter()
+            .map(|(protocol, ports)| {
+                (protocol, ports.iter().map(|range| range.from..=range.to).collect())
+            })
+            .collect()
     }
 }
 
