@@ -13,20 +13,66 @@ pub const MAX_EXTENSION_HEADERS: usize = 6;
 
 /// Checked reads from a packet, wherever it is.
 pub trait PacketBytes {
-    /// The `N` big-endian 16-bit words that start `offset` bytes into the frame; `None` when the
-    /// frame ends before they do. `offset` is even: every header the classifier walks has an even
-    /// length.
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]>;
+    /// The `N` 16-bit words that start `offset` bytes into the frame; `None` when the frame ends
+    /// before they do. `offset` is even: every header the classifier walks has an even length.
+    fn words<const N: usize>(&self, offset: u32) -> Option<[Word; N]>;
+}
+
+/// Two bytes of a header, as they are on the wire.
+///
+/// Kept as they were loaded: most words are compared with constants or taken apart into bytes,
+/// and only the others need their bytes swapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Word(u16);
+
+impl Word {
+    /// A word from its two bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(bytes: [u8; 2]) -> Self {
+        Self(u16::from_ne_bytes(bytes))
+    }
+
+    /// The number that the two bytes are in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        u16::from_be(self.0)
+    }
+
+    /// The first byte.
+    #[inline(always)]
+    #[must_use]
+    pub const fn first(self) -> u8 {
+        let [first, _] = self.0.to_ne_bytes();
+        first
+    }
+
+    /// The second byte.
+    #[inline(always)]
+    #[must_use]
+    pub const fn second(self) -> u8 {
+        let [_, second] = self.0.to_ne_bytes();
+        second
+    }
+
+    /// Whether any of `bits` of [`Self::number`] is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn any(self, bits: u16) -> bool {
+        self.0 & bits.to_be() != 0
+    }
 }
 
 impl PacketBytes for [u8] {
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn words<const N: usize>(&self, offset: u32) -> Option<[Word; N]> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(N.checked_mul(2)?)?;
         let (pairs, _) = self.get(start..end)?.as_chunks::<2>();
-        let mut words = [0; N];
+        let mut words = [Word(0); N];
         for (word, pair) in words.iter_mut().zip(pairs) {
-            *word = u16::from_be_bytes(*pair);
+            *word = Word::new(*pair);
         }
         Some(words)
     }
@@ -113,10 +159,10 @@ const UDP_HEADER: u32 = 8;
 /// The reason why these header fields cannot be had, which is the reason to inspect the packet.
 #[inline(always)]
 pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<FlowKey, Reason> {
-    let [_, _, _, _, _, _, mut ethertype] = packet.words::<7>(0).ok_or(Reason::Truncated)?;
+    let [.., mut ethertype] = packet.words::<7>(0).ok_or(Reason::Truncated)?;
     let mut offset = ETHERNET_HEADER;
     let mut tags = 0;
-    while matches!(ethertype, ethertype::VLAN | ethertype::QINQ) {
+    while matches!(ethertype.number(), ethertype::VLAN | ethertype::QINQ) {
         if tags == MAX_VLAN_TAGS {
             return Err(Reason::TooManyTags);
         }
@@ -125,7 +171,7 @@ pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<FlowKey, Reason> {
         offset = offset.saturating_add(VLAN_TAG);
         tags = tags.saturating_add(1);
     }
-    match ethertype {
+    match ethertype.number() {
         ethertype::IPV4 => parse_ipv4(packet, offset),
         ethertype::IPV6 => parse_ipv6(packet, offset),
         _ => Err(Reason::NotIp),
@@ -135,24 +181,30 @@ pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<FlowKey, Reason> {
 /// RFC 791, section 3.1.
 #[inline(always)]
 fn parse_ipv4<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKey, Reason> {
-    let [version_ihl_tos, total_length, _, fragment, ttl_protocol, _, _, _, high, low] =
+    let [version_length, total_length, _, fragment, ttl_protocol, _, _, _, high, low] =
         packet.words::<10>(offset).ok_or(Reason::Truncated)?;
-    // Words of four bytes.
-    let header_words = (version_ihl_tos >> 8) & 0xf;
-    if version_ihl_tos >> 12 != 4 || header_words < 5 {
+    let header_length = match version_length.first() {
+        0x45 => IPV4_HEADER,
+        // The length is in words of four bytes, five at least.
+        options @ 0x46..=0x4f => u32::from(options & 0xf).saturating_mul(4),
+        _ => return Err(Reason::BadHeader),
+    };
+    // "More fragments" and the offset; "don't fragment" is no fragment.
+    if fragment.any(0x3fff) {
+        let later = fragment.any(0x1fff);
+        return Err(if later { Reason::LaterFragment } else { Reason::FirstFragment });
+    }
+    let total_length = u32::from(total_length.number());
+    if total_length < header_length {
         return Err(Reason::BadHeader);
     }
-    // "More fragments" and the offset; "don't fragment" is no fragment.
-    match (fragment & 0x1fff, fragment & 0x2000) {
-        (0, 0) => {}
-        (0, _) => return Err(Reason::FirstFragment),
-        _ => return Err(Reason::LaterFragment),
-    }
-    let header_length =
-        if header_words == 5 { IPV4_HEADER } else { u32::from(header_words).saturating_mul(4) };
-    let payload = u32::from(total_length).checked_sub(header_length).ok_or(Reason::BadHeader)?;
-    let next = (ttl_protocol & 0xff) as u8;
-    transport(packet, offset.saturating_add(header_length), payload, next, Address::V4([high, low]))
+    transport(
+        packet,
+        offset.saturating_add(header_length),
+        total_length.saturating_sub(header_length),
+        ttl_protocol.second(),
+        Address::V4([high.number(), low.number()]),
+    )
 }
 
 /// RFC 8200, sections 3 and 4.
@@ -160,13 +212,13 @@ fn parse_ipv4<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKe
 fn parse_ipv6<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKey, Reason> {
     let header = packet.words::<20>(offset).ok_or(Reason::Truncated)?;
     let [version_class, _, payload_length, next_hop_limit, ..] = header;
-    if version_class >> 12 != 6 {
+    if version_class.first() >> 4 != 6 {
         return Err(Reason::BadHeader);
     }
-    let destination = Address::V6(*header.last_chunk().ok_or(Reason::Truncated)?);
-    let mut next = (next_hop_limit >> 8) as u8;
+    let [_, _, _, _, _, _, _, _, _, _, _, _, destination @ ..] = header;
+    let mut next = next_hop_limit.first();
     let mut offset = offset.saturating_add(IPV6_HEADER);
-    let mut payload = u32::from(payload_length);
+    let mut payload = u32::from(payload_length.number());
     let mut headers = 0;
     while matches!(
         next,
@@ -180,26 +232,31 @@ fn parse_ipv6<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKe
         }
         let [next_length, second, _, _] = packet.words::<4>(offset).ok_or(Reason::Truncated)?;
         match next {
-            protocol::FRAGMENT if second >> 3 != 0 => return Err(Reason::LaterFragment),
+            // The offset, in the upper 13 bits.
+            protocol::FRAGMENT if second.any(0xfff8) => return Err(Reason::LaterFragment),
             // Also an atomic fragment (RFC 6946): whole, but marked as a piece.
             protocol::FRAGMENT => return Err(Reason::FirstFragment),
-            protocol::ROUTING if second & 0xff != 0 => return Err(Reason::SourceRouted),
+            // Segments left.
+            protocol::ROUTING if second.second() != 0 => return Err(Reason::SourceRouted),
             // RFC 8200, section 4.1: only directly after the IPv6 header.
             protocol::HOP_BY_HOP if headers != 0 => return Err(Reason::ExtensionUnknown),
             _ => {}
         }
         // Units of eight bytes, not counting the first.
-        let length = u32::from(next_length & 0xff).saturating_add(1).saturating_mul(8);
-        payload = payload.checked_sub(length).ok_or(Reason::Truncated)?;
+        let length = u32::from(next_length.second()).saturating_add(1).saturating_mul(8);
+        if payload < length {
+            return Err(Reason::Truncated);
+        }
+        payload = payload.saturating_sub(length);
         offset = offset.saturating_add(length);
-        next = (next_length >> 8) as u8;
+        next = next_length.first();
         headers = headers.saturating_add(1);
     }
-    transport(packet, offset, payload, next, destination)
+    transport(packet, offset, payload, next, Address::V6(destination.map(Word::number)))
 }
 
-/// The ports of a TCP (RFC 9293) or UDP (RFC 768) header, once its fixed part is all there: in
-/// the frame and within the `payload` bytes that the IP header gives.
+/// The destination port of a TCP (RFC 9293) or UDP (RFC 768) header, once its fixed part is all
+/// there: in the frame, and within the `payload` bytes that the IP header gives.
 #[inline(always)]
 fn transport<P: PacketBytes + ?Sized>(
     packet: &P,
@@ -208,29 +265,35 @@ fn transport<P: PacketBytes + ?Sized>(
     next: u8,
     destination: Address,
 ) -> Result<FlowKey, Reason> {
-    let (transport, header_length, ports) = match next {
-        protocol::TCP => {
-            let [_, port, ..] = packet.words::<10>(offset).ok_or(Reason::Truncated)?;
-            (Transport::Tcp, TCP_HEADER, port)
-        }
-        protocol::UDP => {
-            let [_, port, _, _] = packet.words::<4>(offset).ok_or(Reason::Truncated)?;
-            (Transport::Udp, UDP_HEADER, port)
-        }
-        protocol::AH | protocol::ESP => return Err(Reason::Ipsec),
-        protocol::MOBILITY
-        | protocol::HIP
-        | protocol::SHIM6
-        | protocol::EXPERIMENT_1
-        | protocol::EXPERIMENT_2
-            if matches!(destination, Address::V6(_)) =>
-        {
-            return Err(Reason::ExtensionUnknown);
-        }
-        _ => return Err(Reason::ProtocolOther),
+    let (transport, header_length, port) = if next == protocol::TCP {
+        let [_, port, ..] = packet.words::<10>(offset).ok_or(Reason::Truncated)?;
+        (Transport::Tcp, TCP_HEADER, port)
+    } else if next == protocol::UDP {
+        let [_, port, _, _] = packet.words::<4>(offset).ok_or(Reason::Truncated)?;
+        (Transport::Udp, UDP_HEADER, port)
+    } else {
+        return Err(without_ports(next, destination));
     };
     if payload < header_length {
         return Err(Reason::Truncated);
     }
-    Ok(FlowKey { destination, transport, destination_port: ports })
+    Ok(FlowKey { destination, transport, destination_port: port.number() })
+}
+
+/// Why a protocol has no ports to look at.
+#[cold]
+#[inline(always)]
+fn without_ports(next: u8, destination: Address) -> Reason {
+    match (next, destination) {
+        (protocol::AH | protocol::ESP, _) => Reason::Ipsec,
+        (
+            protocol::MOBILITY
+            | protocol::HIP
+            | protocol::SHIM6
+            | protocol::EXPERIMENT_1
+            | protocol::EXPERIMENT_2,
+            Address::V6(_),
+        ) => Reason::ExtensionUnknown,
+        _ => Reason::ProtocolOther,
+    }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use gateway_common::abi::Metadata;
-use gateway_common::{PacketBytes, Reason, classify};
+use gateway_common::{PacketBytes, Reason, Word, classify};
 
 use crate::maps::GenerationTables;
 
@@ -51,19 +51,18 @@ impl Linear {
 
 impl PacketBytes for Linear {
     #[inline(always)]
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn words<const N: usize>(&self, offset: u32) -> Option<[Word; N]> {
         if offset > MAX_OFFSET {
             return None;
         }
         let first = self.start.wrapping_add(offset as usize);
-        if first.wrapping_add(size_of::<[u16; N]>()) > self.end {
+        if first.wrapping_add(size_of::<[Word; N]>()) > self.end {
             return None;
         }
         // SAFETY: `first` is inside `start..end`, which is packet data, with all of the array
         // (checked above, and checked again by the verifier). Packet data starts at an even
         // address and `offset` is even (contract of `PacketBytes`).
-        let words = unsafe { *(first as *const [u16; N]) };
-        Some(words.map(u16::from_be))
+        Some(unsafe { *(first as *const [Word; N]) })
     }
 }
 
@@ -72,18 +71,17 @@ impl PacketBytes for Linear {
 fn copied<const N: usize>(
     offset: u32,
     copy: impl FnOnce(u32, *mut c_void, u32) -> i64,
-) -> Option<[u16; N]> {
+) -> Option<[Word; N]> {
     if offset > MAX_OFFSET {
         return None;
     }
-    let mut words = MaybeUninit::<[u16; N]>::uninit();
-    let status = copy(offset, words.as_mut_ptr().cast(), size_of::<[u16; N]>() as u32);
+    let mut words = MaybeUninit::<[Word; N]>::uninit();
+    let status = copy(offset, words.as_mut_ptr().cast(), size_of::<[Word; N]>() as u32);
     if status != 0 {
         return None;
     }
     // SAFETY: the helper returned 0, so it has written all of the array.
-    let words = unsafe { words.assume_init() };
-    Some(words.map(u16::from_be))
+    Some(unsafe { words.assume_init() })
 }
 
 /// A packet of one buffer, in XDP.
@@ -139,7 +137,7 @@ impl Frame for XdpFragsPacket<'_> {
 
 impl PacketBytes for XdpFragsPacket<'_> {
     #[inline(always)]
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn words<const N: usize>(&self, offset: u32) -> Option<[Word; N]> {
         copied(offset, |offset, to, length| {
             // SAFETY: `to` is writable for `length` bytes; the helper checks `offset` against
             // the packet and fails past its end.
@@ -175,7 +173,7 @@ impl Frame for SkbPacket<'_> {
 
 impl PacketBytes for SkbPacket<'_> {
     #[inline(always)]
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn words<const N: usize>(&self, offset: u32) -> Option<[Word; N]> {
         copied(offset, |offset, to, length| {
             // SAFETY: `to` is writable for `length` bytes; the helper checks `offset` against
             // the packet and fails past its end.
