@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "no one test needs every piece")]
 
 pub(crate) mod foreign;
+pub(crate) mod product;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -231,7 +232,7 @@ impl Sender {
                 // What the interface does not take is an error here, so it is not lost.
                 wire.send(&next(sent)).unwrap();
                 sent += 1;
-                sleep(Duration::from_micros(200));
+                sleep(Duration::from_micros(400));
             }
             sent
         });
