@@ -232,7 +232,7 @@ impl Sender {
                 // What the interface does not take is an error here, so it is not lost.
                 wire.send(&next(sent)).unwrap();
                 sent += 1;
-                sleep(Duration::from_micros(400));
+                sleep(Duration::from_millis(1));
             }
             sent
         });
