@@ -11,7 +11,9 @@ use crate::exit::Exit;
 #[derive(Debug, Error)]
 pub enum DatapathError {
     /// A capability is missing.
-    #[error("missing {missing}: run as root or grant the service CAP_BPF and CAP_NET_ADMIN")]
+    #[error(
+        "missing {missing}: run as root or grant the service CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    )]
     Permission {
         /// Names of the capabilities, joined by "and".
         missing: String,

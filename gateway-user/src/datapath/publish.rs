@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::TcAttachOptions;
@@ -21,6 +23,10 @@ use super::hook::{HookRequest, TcCarrier, XdpRequest};
 use super::loaded::attached;
 use super::pins::{LinkKind, Lock, remove_if_there};
 use super::{Attached, DatapathError, Generation, Manifest, Program, clsact};
+
+/// How long a link may outlive its pin: tens of milliseconds were seen.
+const LINK_LINGERS: Duration = Duration::from_secs(1);
+const LINK_PAUSE: Duration = Duration::from_millis(2);
 
 /// A step of publishing, named before it is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +132,16 @@ enum Undo {
     Reattach { ifindex: u32, kind: LinkKind, path: PathBuf },
 }
 
+impl Undo {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Restore { path, .. }
+            | Self::Remove { path, .. }
+            | Self::Reattach { path, .. } => path,
+        }
+    }
+}
+
 struct Switch<'a> {
     lock: &'a Lock,
     generation: &'a mut Generation,
@@ -176,7 +192,10 @@ impl Switch<'_> {
             };
             match updated {
                 Ok(()) => {
-                    self.undo.push(undo);
+                    // Switched twice, it still goes back to what it was at first.
+                    if !self.undo.iter().any(|earlier| earlier.path() == path) {
+                        self.undo.push(undo);
+                    }
                     return Ok(());
                 }
                 Err(error) if is_dead_link(&error) => remove(path)?,
@@ -324,6 +343,10 @@ fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), DatapathError> {
     for step in undo.into_iter().rev() {
         match step {
             Undo::Remove { ifindex, kind, path } => remove_link(ifindex, kind, &path)?,
+            // A crash came before there was a generation: nothing decides for this link.
+            Undo::Restore { ifindex, kind, path, .. } if old.is_none() => {
+                remove_link(ifindex, kind, &path)?;
+            }
             Undo::Restore { ifindex, kind, path, program } => {
                 let back = |error: ProgramError| go_back_error(ifindex, &error);
                 match kind {
@@ -346,6 +369,7 @@ fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), DatapathError> {
                     }
                 }
             }
+            Undo::Reattach { .. } if old.is_none() => {}
             Undo::Reattach { ifindex, kind, path } => {
                 let (pinned, mode) = if kind == LinkKind::Native {
                     (old_native()?, XdpMode::Driver)
@@ -422,8 +446,23 @@ fn attach_xdp(
 
 /// Attaches XDP by a link. aya falls back to netlink, which cannot be pinned or updated in place,
 /// without a word; that is taken off again (on drop) and refused.
+///
+/// A link whose pin was removed, here or by `down` a moment ago, still holds its place until the
+/// kernel has freed the pin in the background (`bpf_free_inode`, after an RCU grace period); so a
+/// place that is taken is tried again for a while.
 fn attach_xdp_link(program: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink, ProgramError> {
-    let id = program.attach_to_if_index(ifindex, mode)?;
+    let deadline = Instant::now() + LINK_LINGERS;
+    let id = loop {
+        match program.attach_to_if_index(ifindex, mode) {
+            Err(error)
+                if matches!(errno(&error), Some(libc::EBUSY | libc::EEXIST))
+                    && Instant::now() < deadline =>
+            {
+                sleep(LINK_PAUSE);
+            }
+            outcome => break outcome?,
+        }
+    };
     let link = program.take_link(id)?;
     link.try_into().map_err(|_| ProgramError::IOError(io::Error::from_raw_os_error(libc::EINVAL)))
 }
