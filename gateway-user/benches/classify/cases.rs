@@ -216,8 +216,7 @@ impl Random {
             IpNet::V4(net) => {
                 let length = if beside { net.prefix_len().min(24) } else { net.prefix_len() };
                 let host = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
-                Ipv4Addr::from_bits((net.addr().to_bits() & !host) | (self.bits() & host))
-                    .into()
+                Ipv4Addr::from_bits((net.addr().to_bits() & !host) | (self.bits() & host)).into()
             }
             IpNet::V6(net) => {
                 let length = if beside { net.prefix_len().min(48) } else { net.prefix_len() };

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, StreamExt as _};
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, StreamExt as _};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;

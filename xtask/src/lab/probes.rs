@@ -105,7 +105,8 @@ impl Probes<'_> {
         for prefix in [widest].into_iter().chain(narrowest) {
             self.edges(set, prefix);
         }
-        self.beside_ports(set, widest)
+        self.beside_ports(set, widest);
+        Ok(())
     }
 
     /// Every edge of prefix and ports, and the addresses just outside.
