@@ -32,7 +32,7 @@ enum Verb {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Setup(options) => setup::run(&options),
-        Verb::Check => setup::run(&setup::Options::default()).and_then(|()| check::run()).map(drop),
+        Verb::Check => setup_and_check(),
         Verb::Test => test::run(),
     };
     match outcome {
@@ -42,4 +42,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn setup_and_check() -> anyhow::Result<()> {
+    setup::run(&setup::Options::default())?;
+    let checks = check::run()?;
+    println!("check: {checks} checks passed");
+    Ok(())
 }
