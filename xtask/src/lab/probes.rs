@@ -60,7 +60,7 @@ pub(super) fn all(policy: &Policy, feed: &Feed) -> Result<Vec<Probe>> {
         let set = feed.sets.iter().find(|set| set.id == *id);
         let set = set.with_context(|| format!("set {id} is selected, but not in the feed"))?;
         for family in [is_v4, is_v6] {
-            probes.selected(set, family)?;
+            probes.selected(set, family);
         }
     }
     for set in feed.sets.iter().filter(|set| !selected.contains(&set.id)) {
@@ -92,7 +92,7 @@ struct Probes<'a> {
 }
 
 impl Probes<'_> {
-    fn selected(&mut self, set: &FeedSet, family: fn(&IpNet) -> bool) -> Result<()> {
+    fn selected(&mut self, set: &FeedSet, family: fn(&IpNet) -> bool) {
         let policy = self.policy;
         let of_set =
             |prefix: &&PolicyPrefix| prefix.sets.contains(&set.id) && family(&prefix.prefix);
@@ -100,13 +100,12 @@ impl Probes<'_> {
             policy.prefixes.iter().filter(of_set).map(|p| p.prefix).collect();
         prefixes.sort_by_key(|prefix| (prefix.prefix_len(), *prefix));
         // The widest and the narrowest: an index answers for one, the trie for the other.
-        let Some(widest) = prefixes.first().copied() else { return Ok(()) };
+        let Some(widest) = prefixes.first().copied() else { return };
         let narrowest = prefixes.last().copied().filter(|prefix| *prefix != widest);
         for prefix in [widest].into_iter().chain(narrowest) {
             self.edges(set, prefix);
         }
         self.beside_ports(set, widest);
-        Ok(())
     }
 
     /// Every edge of prefix and ports, and the addresses just outside.
