@@ -41,6 +41,23 @@ fn bench_xdp_frags(_ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
+/// What a proposal costs by itself: room for eight bytes of metadata, and the bytes.
+#[xdp]
+fn bench_metadata(ctx: XdpContext) -> u32 {
+    // SAFETY: the context is the one the program was called with; no pointer into the packet was
+    // read before.
+    if unsafe { bpf_xdp_adjust_meta(ctx.ctx, -8) } != 0 {
+        return XDP_PASS;
+    }
+    let first = ctx.metadata();
+    if first + 8 <= ctx.metadata_end() {
+        // SAFETY: the eight bytes at `first` are metadata (checked above), which is aligned to
+        // four bytes.
+        unsafe { *(first as *mut [u32; 2]) = [1, 1] };
+    }
+    XDP_PASS
+}
+
 #[classifier]
 fn bench_tc(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC

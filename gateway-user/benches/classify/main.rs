@@ -31,8 +31,10 @@ fn main() -> Result<()> {
     let mut report = Report::default();
     for flavour in Flavour::ALL {
         let rig = Rig::new(flavour)?;
-        report.rows.push(Row::control(flavour.hook(), rig.control()?));
+        report.rows.push(Row::of("A/A", flavour.hook(), 0, false, rig.control()?));
     }
+    let metadata = Rig::metadata_alone()?;
+    report.rows.push(Row::of("metadata write alone", Flavour::Xdp.hook(), 0, false, metadata));
     for &size in sizes {
         let table = table_of(size).with_context(|| format!("table of {size} prefixes"))?;
         for (index, table) in [(true, table.clone()), (false, table.without_index())] {

@@ -62,11 +62,7 @@ impl Row {
         }
     }
 
-    /// The empty program over itself.
-    pub(crate) fn control(hook: &'static str, sample: Sample) -> Self {
-        Self::of("A/A", hook, 0, false, sample)
-    }
-
+    /// A figure for one packet.
     pub(crate) fn of(
         case: &str,
         hook: &'static str,

@@ -75,7 +75,8 @@ impl Rig {
         self.tested.under_test_is(&program)
     }
 
-    /// The empty program over itself: what this way of measuring makes of no difference.
+    /// What is under test over the empty program. Of a new rig that is the empty program too, and
+    /// the figure is what this way of measuring makes of no difference.
     pub(crate) fn control(&self) -> Result<Sample> {
         let frame = [0; 64];
         if self.flavour == Flavour::Tc {
@@ -85,6 +86,17 @@ impl Rig {
         let name = self.feeder(Destinations::Same, false);
         let turn = |half: &Half| xdp_turn(half.program(&name)?.as_fd(), &frame);
         Sample::difference(|| turn(&self.base), || turn(&self.tested))
+    }
+
+    /// What writing a proposal costs over the empty program, without deciding anything.
+    pub(crate) fn metadata_alone() -> Result<Sample> {
+        let mut rig = Self::new(Flavour::Xdp)?;
+        let program: &mut Xdp =
+            rig.tested.0.program_mut("bench_metadata").context("bench_metadata")?.try_into()?;
+        program.load()?;
+        let program = rig.tested.program("bench_metadata")?.try_clone()?;
+        rig.tested.under_test_is(&program)?;
+        rig.control()
     }
 
     /// What the program under test costs over the empty one. `None` where the table has no such

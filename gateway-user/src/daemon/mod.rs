@@ -25,6 +25,9 @@ use crate::policy::{self, Compiled};
 
 /// Messages can be lost, and a failed attachment has no message when it would work again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Between two looks for log records of the debug flavour.
+#[cfg(feature = "packet-log")]
+const LOG_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where the daemon finds its things.
 #[derive(Clone, Debug)]
@@ -271,20 +274,13 @@ impl PacketLog {
 
     #[cfg(feature = "packet-log")]
     fn start(mut published: Published) -> Result<Option<Self>, Failure> {
-        use tokio::io::Interest;
-        use tokio::io::unix::AsyncFd;
-
-        let failed = |error: &dyn std::fmt::Display| {
-            Failure::new(Exit::Internal, format!("packet log: {error}"))
-        };
-        let logger = aya_log::EbpfLogger::init(published.generation.ebpf_mut())
-            .map_err(|error| failed(&error))?;
-        let mut logger =
-            AsyncFd::with_interest(logger, Interest::READABLE).map_err(|error| failed(&error))?;
+        let mut logger = aya_log::EbpfLogger::init(published.generation.ebpf_mut())
+            .map_err(|error| Failure::new(Exit::Internal, format!("packet log: {error}")))?;
         let task = tokio::spawn(async move {
-            while let Ok(mut ready) = logger.readable_mut().await {
-                ready.get_inner_mut().flush();
-                ready.clear_ready();
+            let mut pause = interval(LOG_PAUSE);
+            loop {
+                pause.tick().await;
+                logger.flush();
             }
         });
         Ok(Some(Self { task }))
