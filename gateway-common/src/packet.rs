@@ -16,6 +16,13 @@ pub trait PacketBytes {
     /// The `N` 16-bit words that start `offset` bytes into the frame; `None` when the frame ends
     /// before they do. `offset` is even: every header the classifier walks has an even length.
     fn words<const N: usize>(&self, offset: u32) -> Option<[Word; N]>;
+
+    /// VLAN tags that were taken off before the packet came here: they count towards
+    /// [`MAX_VLAN_TAGS`]. The kernel takes the outermost one off before tc.
+    #[inline(always)]
+    fn tags_taken_off(&self) -> usize {
+        0
+    }
 }
 
 /// Two bytes of a header, as they are on the wire.
@@ -161,7 +168,7 @@ const UDP_HEADER: u32 = 8;
 pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<FlowKey, Reason> {
     let [.., mut ethertype] = packet.words::<7>(0).ok_or(Reason::Truncated)?;
     let mut offset = ETHERNET_HEADER;
-    let mut tags = 0;
+    let mut tags = packet.tags_taken_off();
     while matches!(ethertype.number(), ethertype::VLAN | ethertype::QINQ) {
         if tags == MAX_VLAN_TAGS {
             return Err(Reason::TooManyTags);

@@ -40,6 +40,7 @@ pub(crate) trait Frame {
 pub(crate) struct Linear {
     start: usize,
     end: usize,
+    tags_taken_off: usize,
 }
 
 impl Linear {
@@ -63,6 +64,11 @@ impl PacketBytes for Linear {
         // (checked above, and checked again by the verifier). Packet data starts at an even
         // address and `offset` is even (contract of `PacketBytes`).
         Some(unsafe { *(first as *const [Word; N]) })
+    }
+
+    #[inline(always)]
+    fn tags_taken_off(&self) -> usize {
+        self.tags_taken_off
     }
 }
 
@@ -90,7 +96,7 @@ pub(crate) struct XdpPacket<'a>(pub(crate) &'a XdpContext);
 impl Frame for XdpPacket<'_> {
     #[inline(always)]
     fn linear(&self) -> Linear {
-        Linear { start: self.0.data(), end: self.0.data_end() }
+        Linear { start: self.0.data(), end: self.0.data_end(), tags_taken_off: 0 }
     }
 
     #[inline(always)]
@@ -115,7 +121,7 @@ pub(crate) struct XdpFragsPacket<'a>(pub(crate) &'a XdpContext);
 impl Frame for XdpFragsPacket<'_> {
     #[inline(always)]
     fn linear(&self) -> Linear {
-        Linear { start: self.0.data(), end: self.0.data_end() }
+        Linear { start: self.0.data(), end: self.0.data_end(), tags_taken_off: 0 }
     }
 
     #[inline(never)]
@@ -152,7 +158,11 @@ pub(crate) struct SkbPacket<'a>(pub(crate) &'a TcContext);
 impl Frame for SkbPacket<'_> {
     #[inline(always)]
     fn linear(&self) -> Linear {
-        Linear { start: self.0.data(), end: self.0.data_end() }
+        Linear {
+            start: self.0.data(),
+            end: self.0.data_end(),
+            tags_taken_off: self.tags_taken_off(),
+        }
     }
 
     #[inline(never)]
@@ -179,6 +189,12 @@ impl PacketBytes for SkbPacket<'_> {
             // the packet and fails past its end.
             unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset, to, length) }
         })
+    }
+
+    #[inline(always)]
+    fn tags_taken_off(&self) -> usize {
+        // SAFETY: the context is the one the program was called with.
+        usize::from(unsafe { (*self.0.skb.skb).vlan_present } != 0)
     }
 }
 

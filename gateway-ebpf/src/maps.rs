@@ -74,12 +74,12 @@ impl Tables for GenerationTables {
 
     #[inline(always)]
     fn longest_v4(&self, address: [u8; 4]) -> Option<u16> {
-        TRIE_V4.get(&Key::new(32, address)).map(|port_set| *port_set as u16)
+        TRIE_V4.get(&Key::new(32, address)).and_then(|id| u16::try_from(*id).ok())
     }
 
     #[inline(always)]
     fn longest_v6(&self, address: [u8; 16]) -> Option<u16> {
-        TRIE_V6.get(&Key::new(128, address)).map(|port_set| *port_set as u16)
+        TRIE_V6.get(&Key::new(128, address)).and_then(|id| u16::try_from(*id).ok())
     }
 
     #[inline(always)]

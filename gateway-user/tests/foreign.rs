@@ -147,18 +147,18 @@ fn down_leaves_the_programs_of_others_as_they_were() {
     let _xdp = one.attach_xdp(&site.gateway, "lan1", XdpMode::Driver);
     let _tcx = one.attach_tcx(&site.gateway, LAN, LinkOrder::first());
     let _tcx = other.attach_tcx(&site.gateway, LAN, LinkOrder::last());
-    let look = || {
+    let programs = || {
         [LAN, "lan1"]
             .map(|name| (xdp_program(&site.gateway, name), tcx_programs(&site.gateway, name)))
     };
-    let before = look();
+    let before = programs();
     let lock = site.lock();
     let hooks = [site.hook(LAN, XdpRequest::Native), site.hook("lan1", XdpRequest::IfPossible)];
     site.publish(&lock, &one_table(), &hooks).unwrap();
-    assert_ne!(look(), before);
+    assert_ne!(programs(), before);
     site.assert_it_marks();
     site.assert_it_marks_on("eth1");
     site.take_down(lock).unwrap();
-    support::wait_until("everything of ours is gone", || look() == before);
+    support::wait_until("everything of ours is gone", || programs() == before);
     site.send_from(CLIENT, &traffic(DIRECT));
 }

@@ -99,9 +99,12 @@ impl Bench {
         let options = RunOptions::default();
         // A bit of somebody else's, to be left alone.
         let mark = Mark { before: 0x40, direct: 0x40 | support::MARK.value };
-        let run = |fd: std::os::fd::BorrowedFd<'_>| match program.is_xdp() {
-            true => run_xdp(fd, frame, options),
-            false => run_tc(fd, frame, mark, options),
+        let run = |fd: std::os::fd::BorrowedFd<'_>| {
+            if program.is_xdp() {
+                run_xdp(fd, frame, options)
+            } else {
+                run_tc(fd, frame, mark, options)
+            }
         };
         self.generation().ask(program, run).unwrap()
     }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod lab;
 mod process;
@@ -30,14 +31,18 @@ enum Verb {
     Test,
     /// Set up, and show Microsoft 365 traffic leaving directly and everything else inspected
     Lab(lab::Args),
+    /// Set up, and measure
+    #[command(subcommand)]
+    Bench(bench::Benchmark),
 }
 
 fn main() -> ExitCode {
     let set_up = || setup::run(&setup::Options::default());
     let outcome = match Cli::parse().verb {
         Verb::Setup(options) => setup::run(&options),
-        Verb::Check => set_up().and_then(|()| check::run()).map(drop),
+        Verb::Check => setup_and_check(),
         Verb::Test => test::run(),
+        Verb::Bench(benchmark) => set_up().and_then(|()| bench::run(&benchmark)),
         Verb::Lab(args) => lab::run(&args),
     };
     match outcome {
@@ -47,4 +52,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn setup_and_check() -> anyhow::Result<()> {
+    setup::run(&setup::Options::default())?;
+    let checks = check::run()?;
+    println!("check: {checks} checks passed");
+    Ok(())
 }

@@ -13,12 +13,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// Prefixes of the feed as it is, and of own lists beside it.
 pub(crate) const SIZES: [usize; 3] = [93, 10_000, 100_000];
 /// Destinations that a varying case goes through.
-pub(crate) const DESTINATIONS: usize = 1 << 16;
+pub(crate) const DESTINATIONS: u32 = 1 << 16;
 
 /// Endpoint set that synthetic prefixes belong to.
 const OWN_SET: u32 = 9_000;
 /// /16s that synthetic IPv4 prefixes share: real lists cluster.
-const CLUSTERS: u64 = 4_096;
+const CLUSTERS: u32 = 4_096;
 /// Draws before a kind of destination counts as not to be had in a table.
 const DRAWS: usize = 20_000_000;
 
@@ -117,14 +117,14 @@ fn draw(table: &Table, v6: bool, wanted: Answer) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for drawn in 0..DRAWS {
         let address = if wanted.hit || wanted.by_trie {
-            let prefix = prefixes[random.below(prefixes.len() as u64) as usize];
+            let prefix = random.one_of(&prefixes);
             random.near(prefix, !wanted.hit)
         } else {
             random.public(v6)
         };
         if answer(table, address) == wanted {
             found.push(address);
-            if found.len() == DESTINATIONS {
+            if found.len() == DESTINATIONS as usize {
                 return found;
             }
         }
@@ -132,7 +132,7 @@ fn draw(table: &Table, v6: bool, wanted: Answer) -> Vec<IpAddr> {
             break;
         }
     }
-    found.into_iter().cycle().take(DESTINATIONS).collect()
+    found.into_iter().cycle().take(DESTINATIONS as usize).collect()
 }
 
 fn answer(table: &Table, address: IpAddr) -> Answer {
@@ -175,22 +175,38 @@ impl Random {
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 11) % limit.max(1)
+    fn bits(&mut self) -> u32 {
+        let [a, b, c, d, ..] = self.next().to_be_bytes();
+        u32::from_be_bytes([a, b, c, d])
+    }
+
+    /// A number below `limit`, which is not 0.
+    fn below(&mut self, limit: u32) -> u32 {
+        self.bits() % limit
+    }
+
+    fn length(&mut self, lengths: std::ops::RangeInclusive<u8>) -> u8 {
+        let choices: Vec<u8> = lengths.collect();
+        let count = u32::try_from(choices.len()).unwrap_or(u32::MAX);
+        choices[self.below(count) as usize]
+    }
+
+    fn one_of(&mut self, prefixes: &[IpNet]) -> IpNet {
+        let count = u32::try_from(prefixes.len()).unwrap_or(u32::MAX);
+        prefixes[self.below(count) as usize]
     }
 
     fn prefix(&mut self, v6: bool) -> Result<IpNet> {
         if v6 {
-            let address = (0x2a_u128 << 120) | (u128::from(self.below(1 << 40)) << 80);
-            let length = 32 + self.below(33) as u8;
-            let low = u128::from(self.next()) << 32;
-            Ok(Ipv6Net::new(Ipv6Addr::from_bits(address | low), length)?.trunc().into())
+            // All in 2a00::/8.
+            let random = (u128::from(self.next()) << 64) | u128::from(self.next());
+            let address = Ipv6Addr::from_bits((0x2a << 120) | (random >> 8));
+            Ok(Ipv6Net::new(address, self.length(32..=64))?.trunc().into())
         } else {
-            // Multiplying by an odd number spreads the clusters over the /16s from 1.0 to 127.255.
+            // Multiplying by an odd number spreads the clusters over the /16s from 1.0 to 126.255.
             let top = 0x0100 + (self.below(CLUSTERS) * 9_973) % 0x7e00;
-            let bits = (top << 16) | self.below(1 << 16);
-            let length = 20 + self.below(11) as u8;
-            Ok(Ipv4Net::new(Ipv4Addr::from_bits(bits as u32), length)?.trunc().into())
+            let address = Ipv4Addr::from_bits((top << 16) | self.below(1 << 16));
+            Ok(Ipv4Net::new(address, self.length(20..=30))?.trunc().into())
         }
     }
 
@@ -200,8 +216,7 @@ impl Random {
             IpNet::V4(net) => {
                 let length = if beside { net.prefix_len().min(24) } else { net.prefix_len() };
                 let host = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
-                Ipv4Addr::from_bits((net.addr().to_bits() & !host) | (self.next() as u32 & host))
-                    .into()
+                Ipv4Addr::from_bits((net.addr().to_bits() & !host) | (self.bits() & host)).into()
             }
             IpNet::V6(net) => {
                 let length = if beside { net.prefix_len().min(48) } else { net.prefix_len() };
@@ -218,7 +233,7 @@ impl Random {
             Ipv6Addr::from_bits((0b001 << 125) | (random >> 3)).into()
         } else {
             // 1.0.0.0 to 223.255.255.255.
-            Ipv4Addr::from_bits((0x0100_0000 + self.below(0xdf00_0000)) as u32).into()
+            Ipv4Addr::from_bits(0x0100_0000 + self.below(0xdf00_0000)).into()
         }
     }
 }

@@ -73,8 +73,8 @@ pub(crate) fn metadata_accepted() -> Result<Row> {
             ensure!(runs_after > runs_before, "no packet came to tc");
             Ok((time_after - time_before) / (runs_after - runs_before))
         };
-        let empty_info = || -> Result<(f64, f64)> { totals(&empty.info()?) };
-        let ours_info = || -> Result<(f64, f64)> { totals(&ours.info()?) };
+        let empty_info = || -> Result<(f64, f64)> { Ok(totals(&empty.info()?)) };
+        let ours_info = || -> Result<(f64, f64)> { Ok(totals(&ours.info()?)) };
         let turn = std::cell::RefCell::new(&mut turn);
         let sample = Sample::difference(
             || (turn.borrow_mut())(&empty_info),
@@ -89,6 +89,6 @@ pub(crate) fn metadata_accepted() -> Result<Row> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of one run fit 53 bits")]
-fn totals(info: &aya::programs::ProgramInfo) -> Result<(f64, f64)> {
-    Ok((info.run_time().as_nanos() as f64, info.run_count() as f64))
+fn totals(info: &aya::programs::ProgramInfo) -> (f64, f64) {
+    (info.run_time().as_nanos() as f64, info.run_count() as f64)
 }

@@ -61,8 +61,13 @@ fn main() -> Result<()> {
         report.tables.push(TableCost::measure(&table, size)?);
     }
     report.rows.push(live::metadata_accepted()?);
-    let text = if json { report.json()? } else { report.text() };
-    writeln!(io::stdout().lock(), "{text}")?;
+    let mut out = io::stdout().lock();
+    if json {
+        eprintln!("{}", report.table_costs());
+        writeln!(out, "{}", report.json()?)?;
+    } else {
+        writeln!(out, "{}", report.text())?;
+    }
     Ok(())
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Row {
 }
 
 /// What a table of one size costs besides.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct TableCost {
     prefixes: usize,
     load_to_publish_ms: f64,
@@ -158,14 +158,9 @@ pub(crate) fn find(name: &str) -> Result<Interface> {
 }
 
 impl Report {
+    /// The figures as a JSON list.
     pub(crate) fn json(&self) -> Result<String> {
-        #[derive(Serialize)]
-        struct Json<'a> {
-            rows: &'a [Row],
-            tables: &'a [TableCost],
-        }
-        let Self { rows, tables } = self;
-        serde_json::to_string_pretty(&Json { rows, tables }).context("JSON")
+        serde_json::to_string_pretty(&self.rows).context("JSON")
     }
 
     pub(crate) fn text(&self) -> String {
@@ -190,6 +185,14 @@ impl Report {
                 format!("{:+.1} to {:+.1}", row.first_quartile, row.third_quartile),
             ]);
         }
+        format!(
+            "{figures}\n\nA difference within the A/A row and the quartiles is no difference.\n\n{}",
+            self.table_costs()
+        )
+    }
+
+    /// What the tables cost besides, as text.
+    pub(crate) fn table_costs(&self) -> String {
         let mut tables = TextTable::new();
         tables.load_style(presets::UTF8_BORDERS_ONLY).set_header([
             "prefixes",
@@ -215,8 +218,6 @@ impl Report {
                 verified.join("\n"),
             ]);
         }
-        format!(
-            "{figures}\n\nA difference within the A/A row and the quartiles is no difference.\n\n{tables}"
-        )
+        tables.to_string()
     }
 }

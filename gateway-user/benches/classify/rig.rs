@@ -16,7 +16,7 @@ pub(crate) static OBJECT: &[u8] =
     include_bytes_aligned!(concat!(env!("OUT_DIR"), "/breakout365-bench-ebpf"));
 
 /// Packets per turn: every varying destination once.
-const PACKETS: u32 = DESTINATIONS as u32;
+const PACKETS: u32 = DESTINATIONS;
 
 /// Which program is under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::config::{Config, FeedSource, HookMode, OnStop};
@@ -23,8 +23,6 @@ use crate::exit::{Exit, Failure};
 use crate::feed::{self, Snapshot};
 use crate::policy::{self, Compiled};
 
-/// Interfaces come in bursts of messages; the last one counts.
-const SETTLE: Duration = Duration::from_millis(100);
 /// Messages can be lost, and a failed attachment has no message when it would work again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -56,10 +54,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     loop {
         tokio::select! {
             _ = signals.hangup.recv() => daemon.reload().await,
-            () = links.changed() => {
-                sleep(SETTLE).await;
-                daemon.follow_interfaces().await;
-            }
+            () = links.changed() => daemon.follow_interfaces().await,
             _ = look_again.tick() => daemon.follow_interfaces().await,
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,

@@ -1,6 +1,7 @@
 //! One loaded object: programs, tables and constants, immutable once published.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
@@ -126,12 +127,12 @@ impl Generation {
             .filter(|program| *program != Program::XdpFrags || frags)
             .collect();
         for program in &programs {
-            let loaded = if program.is_xdp() {
+            let outcome = if program.is_xdp() {
                 xdp(&mut ebpf, *program)?.load()
             } else {
                 tc(&mut ebpf, *program)?.load()
             };
-            loaded.map_err(|error| load(program.name(), chain(&error)))?;
+            outcome.map_err(|error| load(program.name(), chain(&error)))?;
         }
         Ok(Self { ebpf, programs, mark })
     }
@@ -141,11 +142,11 @@ impl Generation {
         for (id, port_set) in (0..).zip(table.port_sets()) {
             port_sets
                 .set(id, port_set_words(port_set), 0)
-                .map_err(|error| fill("PORT_SETS", error))?;
+                .map_err(|error| fill("PORT_SETS", &error))?;
         }
         let mut blocks: Array<_, [u16; BLOCK_ENTRIES]> = self.map("BLOCKS")?;
         for (id, block) in (0..).zip(table.blocks()) {
-            blocks.set(id, block, 0).map_err(|error| fill("BLOCKS", error))?;
+            blocks.set(id, block, 0).map_err(|error| fill("BLOCKS", &error))?;
         }
         let mut trie: LpmTrie<_, [u8; 4], u32> = self.map("TRIE_V4")?;
         for (prefix, port_set) in table.prefixes() {
@@ -188,7 +189,7 @@ impl Generation {
         M: TryFrom<&'a mut aya::maps::Map, Error = MapError>,
     {
         let map = self.ebpf.map_mut(name).ok_or_else(|| load(name, "not in the object"))?;
-        M::try_from(map).map_err(|error| fill(name, error))
+        M::try_from(map).map_err(|error| fill(name, &error))
     }
 
     /// The programs this kernel could load.
@@ -272,7 +273,7 @@ impl Generation {
     /// The counters of one kind of hook, added up over CPUs, by counter index.
     pub(super) fn counters(&mut self, map: &'static str) -> Result<Vec<[u64; 2]>, DatapathError> {
         let counters: PerCpuArray<_, [u64; 2]> = self.map(map)?;
-        super::loaded::read_counters(&counters).map_err(|error| fill(map, error))
+        super::loaded::read_counters(&counters).map_err(|error| fill(map, &error))
     }
 
     /// Sets all counters to zero: self-tests are not traffic.
@@ -283,7 +284,7 @@ impl Generation {
             for index in 0..counters.len() {
                 let zero =
                     PerCpuValues::try_from(vec![[0; 2]; cpus]).map_err(|error| load(map, error))?;
-                counters.set(index, zero, 0).map_err(|error| fill(map, error))?;
+                counters.set(index, zero, 0).map_err(|error| fill(map, &error))?;
             }
         }
         Ok(())
@@ -396,7 +397,7 @@ fn insert<K: Pod>(
                 attempt += 1;
                 sleep(INSERT_PAUSE);
             }
-            Err(error) => return Err(fill(map, error)),
+            Err(error) => return Err(fill(map, &error)),
         }
     }
 }
@@ -414,10 +415,10 @@ fn verify_entry(
     Err(DatapathError::Verify { prefix: prefix.to_string(), expected, seen })
 }
 
-fn load(what: impl Into<String>, why: impl ToString) -> DatapathError {
+fn load(what: impl Into<String>, why: impl Display) -> DatapathError {
     DatapathError::Load { what: what.into(), why: why.to_string() }
 }
 
-fn fill(map: &'static str, error: MapError) -> DatapathError {
-    DatapathError::Fill { map, why: chain(&error) }
+fn fill(map: &'static str, error: &MapError) -> DatapathError {
+    DatapathError::Fill { map, why: chain(error) }
 }

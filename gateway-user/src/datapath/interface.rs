@@ -55,6 +55,6 @@ impl Interface {
     }
 }
 
-fn netlink(what: &'static str, why: impl ToString) -> DatapathError {
+fn netlink(what: &'static str, why: impl std::fmt::Display) -> DatapathError {
     DatapathError::Netlink { what, why: why.to_string() }
 }

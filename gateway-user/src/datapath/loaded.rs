@@ -243,13 +243,11 @@ pub(super) fn read_counters<T: Borrow<MapData>>(
 
 /// What the kernel charges for a map, from its fdinfo.
 pub(super) fn memlock(map: &Map) -> Option<u64> {
-    let fd = match map {
-        Map::Array(data)
-        | Map::LpmTrie(data)
-        | Map::PerCpuArray(data)
-        | Map::ProgramArray(data) => data.fd().as_fd().as_raw_fd(),
-        _ => return None,
+    // The kinds of map that the object has.
+    let (Map::Array(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) = map else {
+        return None;
     };
+    let fd = data.fd().as_fd().as_raw_fd();
     let text = fs::read_to_string(Path::new("/proc/self/fdinfo").join(fd.to_string())).ok()?;
     text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }

@@ -104,9 +104,9 @@ impl Pins {
             DirBuilder::new()
                 .mode(0o700)
                 .create(&self.root)
-                .or_else(|error| match error.kind() {
-                    io::ErrorKind::AlreadyExists => Ok(()),
-                    _ => Err(error),
+                .or_else(|error| {
+                    // Another process was faster.
+                    if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
                 })
                 .map_err(|source| self.error("cannot create the directory", source))?;
         }

@@ -81,7 +81,7 @@ impl Probe {
                     hop_limit: HOPS,
                     ..Ipv6Header::default()
                 };
-                let fragment = self.fragment.then(|| Ipv6FragmentHeader {
+                let fragment = self.fragment.then_some(Ipv6FragmentHeader {
                     next_header: IpNumber::UDP,
                     fragment_offset: IpFragOffset::ZERO,
                     more_fragments: true,

@@ -351,7 +351,7 @@ fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), DatapathError> {
                 let back = |error: ProgramError| go_back_error(ifindex, &error);
                 match kind {
                     LinkKind::Native => {
-                        update_xdp(&mut open_xdp(&old_native()?, ifindex)?, &path).map_err(back)?
+                        update_xdp(&mut open_xdp(&old_native()?, ifindex)?, &path).map_err(back)?;
                     }
                     LinkKind::Generic => {
                         let pinned = old_program(Program::Xdp)?;

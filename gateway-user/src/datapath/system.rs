@@ -7,10 +7,10 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::DatapathError;
 
-/// Checks for the capabilities that loading, attaching and test runs need: CAP_BPF and CAP_PERFMON
-/// (kernel 5.8, commits a17b53c4a4b5 and 980737282232) and CAP_NET_ADMIN, nothing else.
+/// Checks for the capabilities that loading, attaching and test runs need: `CAP_BPF` and `CAP_PERFMON`
+/// (kernel 5.8, commits a17b53c4a4b5 and 980737282232) and `CAP_NET_ADMIN`, nothing else.
 ///
-/// CAP_PERFMON: without it the verifier refuses the difference of two packet pointers, by which
+/// `CAP_PERFMON`: without it the verifier refuses the difference of two packet pointers, by which
 /// XDP learns a packet's length, and puts speculation barriers into every program (kernel commit
 /// 2c78ee898d8f).
 ///

@@ -90,7 +90,7 @@ pub struct Mark {
 ///
 /// # Errors
 ///
-/// What the system call said: `EINVAL` for frames below 14 bytes, `EPERM` without CAP_BPF.
+/// What the system call said: `EINVAL` for frames below 14 bytes, `EPERM` without `CAP_BPF`.
 pub fn run_xdp(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> io::Result<Outcome> {
     let room = frame.len().saturating_add(256);
     let mut data_out = vec![0; room];
@@ -112,7 +112,7 @@ pub fn run_xdp(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> io
 ///
 /// # Errors
 ///
-/// What the system call said: `EINVAL` for frames below 14 bytes, `EPERM` without CAP_BPF.
+/// What the system call said: `EINVAL` for frames below 14 bytes, `EPERM` without `CAP_BPF`.
 pub fn run_tc(
     program: BorrowedFd<'_>,
     frame: &[u8],

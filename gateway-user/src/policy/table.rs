@@ -81,7 +81,8 @@ impl Table {
             hash.update(format!("{group:?}\n"));
         }
         // The index and the blocks follow from the prefixes.
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        let digest = hash.finalize();
+        digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
     }
 
     /// Every prefix with the id of its port set, IPv4 first, ascending.

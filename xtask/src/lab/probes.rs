@@ -60,12 +60,12 @@ pub(super) fn all(policy: &Policy, feed: &Feed) -> Result<Vec<Probe>> {
         let set = feed.sets.iter().find(|set| set.id == *id);
         let set = set.with_context(|| format!("set {id} is selected, but not in the feed"))?;
         for family in [is_v4, is_v6] {
-            probes.selected(set, family)?;
+            probes.selected(set, family);
         }
     }
     for set in feed.sets.iter().filter(|set| !selected.contains(&set.id)) {
         for family in [is_v4, is_v6] {
-            probes.unlisted(set, family)?;
+            probes.unlisted(set, family);
         }
     }
     for address in ORDINARY {
@@ -92,7 +92,7 @@ struct Probes<'a> {
 }
 
 impl Probes<'_> {
-    fn selected(&mut self, set: &FeedSet, family: fn(&IpNet) -> bool) -> Result<()> {
+    fn selected(&mut self, set: &FeedSet, family: fn(&IpNet) -> bool) {
         let policy = self.policy;
         let of_set =
             |prefix: &&PolicyPrefix| prefix.sets.contains(&set.id) && family(&prefix.prefix);
@@ -100,16 +100,16 @@ impl Probes<'_> {
             policy.prefixes.iter().filter(of_set).map(|p| p.prefix).collect();
         prefixes.sort_by_key(|prefix| (prefix.prefix_len(), *prefix));
         // The widest and the narrowest: an index answers for one, the trie for the other.
-        let Some(widest) = prefixes.first().copied() else { return Ok(()) };
+        let Some(widest) = prefixes.first().copied() else { return };
         let narrowest = prefixes.last().copied().filter(|prefix| *prefix != widest);
         for prefix in [widest].into_iter().chain(narrowest) {
-            self.edges(set, prefix)?;
+            self.edges(set, prefix);
         }
-        self.beside_ports(set, widest)
+        self.beside_ports(set, widest);
     }
 
     /// Every edge of prefix and ports, and the addresses just outside.
-    fn edges(&mut self, set: &FeedSet, prefix: IpNet) -> Result<()> {
+    fn edges(&mut self, set: &FeedSet, prefix: IpNet) {
         let (first, last) = (prefix.network(), prefix.broadcast());
         for (protocol, ranges) in set.ports() {
             for port in ranges.iter().flat_map(|range| [*range.start(), *range.end()]) {
@@ -126,11 +126,10 @@ impl Probes<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Ports beside the listed ones, listed ports of the other protocol, and fragments.
-    fn beside_ports(&mut self, set: &FeedSet, prefix: IpNet) -> Result<()> {
+    fn beside_ports(&mut self, set: &FeedSet, prefix: IpNet) {
         let address = prefix.network();
         for (protocol, ranges) in set.ports() {
             let other = if protocol == Protocol::Tcp { Protocol::Udp } else { Protocol::Tcp };
@@ -149,12 +148,11 @@ impl Probes<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     /// For each port range of a set that is not selected, the first address where no other set
     /// makes it direct.
-    fn unlisted(&mut self, set: &FeedSet, family: fn(&IpNet) -> bool) -> Result<()> {
+    fn unlisted(&mut self, set: &FeedSet, family: fn(&IpNet) -> bool) {
         for (protocol, ranges) in set.ports() {
             for port in ranges.into_iter().map(|range| *range.start()) {
                 let mut prefixes = set.ips.iter().filter(|prefix| family(prefix));
@@ -167,7 +165,6 @@ impl Probes<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Asks unless the policy says Direct, for whichever set.

@@ -16,8 +16,7 @@ pub(super) struct Apt {
 
 impl Apt {
     /// Whether packages can be installed.
-    #[expect(clippy::unused_self, reason = "a question to ask of apt, like the others")]
-    pub(super) fn is_usable(&self) -> bool {
+    pub(super) fn is_usable() -> bool {
         geteuid().is_root() && find("apt-get").is_some()
     }
 

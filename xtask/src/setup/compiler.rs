@@ -65,7 +65,7 @@ pub(super) fn ensure(toolchain: &Path, source: Option<Source>, apt: &Apt) -> Res
         say("found", &compiler.describe());
         return Ok(compiler);
     }
-    let installed = if wants(Source::Apt) && apt.is_usable() { from_apt(apt) } else { None };
+    let installed = if wants(Source::Apt) && Apt::is_usable() { from_apt(apt) } else { None };
     let installed = match installed {
         None if wants(Source::Rustup) && find("rustup").is_some() => from_rustup(),
         installed => installed,

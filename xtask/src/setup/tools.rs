@@ -1,6 +1,5 @@
 //! What checks, tests and lab run besides compilers.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -84,7 +83,7 @@ fn system(apt: &Apt) -> Result<()> {
     let missing = || SYSTEM.iter().filter(|(program, ..)| find(program).is_none());
     let mut packages: Vec<_> = missing().map(|(_, package, _)| *package).collect();
     packages.dedup();
-    if !packages.is_empty() && apt.is_usable() {
+    if !packages.is_empty() && Apt::is_usable() {
         for (program, package, reason) in missing() {
             say("installing", &format!("{program} ({package}, apt): {reason}"));
         }
@@ -92,17 +91,16 @@ fn system(apt: &Apt) -> Result<()> {
             show(&failed);
         }
     }
-    let mut lacking = String::new();
-    for (program, _, reason) in missing() {
-        write!(lacking, "{program} ({reason}) ")?;
-    }
+    let lacking: Vec<_> =
+        missing().map(|(program, _, reason)| format!("{program} ({reason})")).collect();
+    let lacking = lacking.join(", ");
     if lacking.is_empty() {
         say("found", &SYSTEM.map(|(program, ..)| program).join(", "));
     } else if geteuid().is_root() {
-        bail!("missing and not to be had from apt: {lacking}: install them");
+        bail!("cannot install {lacking}: install {} by hand", packages.join(" "));
     } else {
         // Who is not root can build, but neither test nor lab.
-        say("missing", &format!("{lacking}: install {}", packages.join(" ")));
+        say("missing", &format!("{lacking}: install {} as root", packages.join(" ")));
     }
     Ok(())
 }
