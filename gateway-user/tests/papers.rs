@@ -133,8 +133,8 @@ fn every_relative_link_leads_to_a_file() {
 fn every_source_file_and_test_that_papers_name_is_there() {
     let mut tests = 0;
     for paper in files(".", "md") {
-        let text = text_of(paper.to_str().unwrap());
-        for name in quoted(&text) {
+        let content = text_of(paper.to_str().unwrap());
+        for name in quoted(&content) {
             let (file, test) =
                 name.split_once("::").map_or((name, None), |(f, test)| (f, Some(test)));
             if !file.contains('/') || !is_source(file) || file.contains(' ') {
