@@ -3,14 +3,14 @@
 use crate::abi::{
     BLOCK_LEVELS_V4, BLOCK_LEVELS_V6, MAX_PORT_RANGES, PortRange, PortSet, Slot, Step,
 };
-use crate::{Address, Decision, FlowKey, PacketBytes, Reason, Transport, parse};
+use crate::{Address, Decision, FlowKey, PacketBytes, Reason, Transport, Word, parse};
 
 /// The tables of one generation, wherever they are kept.
 pub trait Tables {
     /// The slot of an IPv4 /16.
-    fn index_v4(&self, top: u16) -> Slot;
+    fn index_v4(&self, top: Word) -> Slot;
     /// The slot of an IPv6 /16.
-    fn index_v6(&self, top: u16) -> Slot;
+    fn index_v6(&self, top: Word) -> Slot;
     /// The slot of `octet` in block `block`; [`Slot::MISS`] where there is no such block.
     fn block(&self, block: u16, octet: u8) -> Slot;
     /// The port set of the longest IPv4 prefix that covers `address`.
@@ -59,19 +59,21 @@ pub fn decide<T: Tables + ?Sized>(key: &FlowKey, tables: &T) -> Decision {
 pub fn port_set_of<T: Tables + ?Sized>(address: Address, tables: &T) -> Option<u16> {
     match address {
         Address::V4([high, low]) => {
-            let [c, d] = low.to_be_bytes();
-            let octets: [u8; BLOCK_LEVELS_V4] = [c];
+            let octets: [u8; BLOCK_LEVELS_V4] = [low.first()];
             descend(tables.index_v4(high), octets, tables, || {
-                let [a, b] = high.to_be_bytes();
-                tables.longest_v4([a, b, c, d])
+                tables.longest_v4([high.first(), high.second(), low.first(), low.second()])
             })
         }
         Address::V6(words) => {
-            let [w0, w1, w2, ..] = words;
-            let ([a, b], [c, d]) = (w1.to_be_bytes(), w2.to_be_bytes());
-            let octets: [u8; BLOCK_LEVELS_V6] = [a, b, c, d];
-            descend(tables.index_v6(w0), octets, tables, || {
-                tables.longest_v6(core::net::Ipv6Addr::from(words).octets())
+            let [top, second, third, ..] = words;
+            let octets: [u8; BLOCK_LEVELS_V6] =
+                [second.first(), second.second(), third.first(), third.second()];
+            descend(tables.index_v6(top), octets, tables, || {
+                let mut octets = [0; 16];
+                for (pair, word) in octets.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+                    *pair = [word.first(), word.second()];
+                }
+                tables.longest_v6(octets)
             })
         }
     }

@@ -29,7 +29,7 @@ pub trait PacketBytes {
 ///
 /// Kept as they were loaded: most words are compared with constants or taken apart into bytes,
 /// and only the others need their bytes swapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Word(u16);
 
@@ -46,6 +46,15 @@ impl Word {
     #[must_use]
     pub const fn number(self) -> u16 {
         u16::from_be(self.0)
+    }
+
+    /// The two bytes as they are in memory: a number that depends on the machine, for tables that
+    /// are laid out by it. Verifiers before kernel 6.2 lose track of how large a swapped number
+    /// can be (kernel commit d3178e8a434b), so an index must not be one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn in_memory(self) -> u16 {
+        self.0
     }
 
     /// The first byte.
@@ -85,14 +94,14 @@ impl PacketBytes for [u8] {
     }
 }
 
-/// A destination address as the 16-bit words of its header, host order: the first word is what
-/// the first-level index is looked up by.
+/// A destination address as the words of its header: the first is what the first-level index is
+/// looked up by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// IPv4.
-    V4([u16; 2]),
+    V4([Word; 2]),
     /// IPv6.
-    V6([u16; 8]),
+    V6([Word; 8]),
 }
 
 impl From<core::net::IpAddr> for Address {
@@ -100,9 +109,11 @@ impl From<core::net::IpAddr> for Address {
         match address {
             core::net::IpAddr::V4(v4) => {
                 let [a, b, c, d] = v4.octets();
-                Self::V4([u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])])
+                Self::V4([Word::new([a, b]), Word::new([c, d])])
             }
-            core::net::IpAddr::V6(v6) => Self::V6(v6.segments()),
+            core::net::IpAddr::V6(v6) => {
+                Self::V6(v6.segments().map(|segment| Word::new(segment.to_be_bytes())))
+            }
         }
     }
 }
@@ -168,7 +179,7 @@ const UDP_HEADER: u32 = 8;
 pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<FlowKey, Reason> {
     let [.., mut ethertype] = packet.words::<7>(0).ok_or(Reason::Truncated)?;
     let mut offset = ETHERNET_HEADER;
-    let mut tags = packet.tags_taken_off();
+    let mut tags: usize = 0;
     while matches!(ethertype.number(), ethertype::VLAN | ethertype::QINQ) {
         if tags == MAX_VLAN_TAGS {
             return Err(Reason::TooManyTags);
@@ -177,6 +188,11 @@ pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<FlowKey, Reason> {
         ethertype = inner;
         offset = offset.saturating_add(VLAN_TAG);
         tags = tags.saturating_add(1);
+    }
+    // Not counted from the start: a loop of a fixed length is unrolled, which kernels want whose
+    // verifier does not follow every loop.
+    if tags.saturating_add(packet.tags_taken_off()) > MAX_VLAN_TAGS {
+        return Err(Reason::TooManyTags);
     }
     match ethertype.number() {
         ethertype::IPV4 => parse_ipv4(packet, offset),
@@ -210,7 +226,7 @@ fn parse_ipv4<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKe
         offset.saturating_add(header_length),
         total_length.saturating_sub(header_length),
         ttl_protocol.second(),
-        Address::V4([high.number(), low.number()]),
+        Address::V4([high, low]),
     )
 }
 
@@ -259,7 +275,7 @@ fn parse_ipv6<P: PacketBytes + ?Sized>(packet: &P, offset: u32) -> Result<FlowKe
         next = next_length.first();
         headers = headers.saturating_add(1);
     }
-    transport(packet, offset, payload, next, Address::V6(destination.map(Word::number)))
+    transport(packet, offset, payload, next, Address::V6(destination))
 }
 
 /// The destination port of a TCP (RFC 9293) or UDP (RFC 768) header, once its fixed part is all

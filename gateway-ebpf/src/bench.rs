@@ -6,6 +6,12 @@
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "aya's entry macros do not carry doc comments over")]
+#![expect(clippy::needless_pass_by_value, reason = "aya's entry macros pass the context by value")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "metadata is shorter than 256 bytes"
+)]
 
 use aya_ebpf::{
     bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS},

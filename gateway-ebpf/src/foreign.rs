@@ -64,7 +64,7 @@ fn write_metadata(ctx: &XdpContext) {
     if words == 0 || words > MAX_WORDS {
         return;
     }
-    let length = (words * size_of::<u32>()) as i32;
+    let length = i32::try_from(words * size_of::<u32>()).unwrap_or(0);
     // SAFETY: the context is the one the program was called with.
     if unsafe { bpf_xdp_adjust_meta(ctx.ctx, -length) } != 0 {
         return;

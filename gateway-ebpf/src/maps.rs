@@ -6,8 +6,8 @@ use aya_ebpf::{
     btf_maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
-use gateway_common::Tables;
 use gateway_common::abi::{BLOCK_ENTRIES, Counter, INDEX_ENTRIES, PortSet, Slot};
+use gateway_common::{Tables, Word};
 
 // Constants, written into `.rodata` before load: names are part of the loader's contract.
 
@@ -15,7 +15,7 @@ use gateway_common::abi::{BLOCK_ENTRIES, Counter, INDEX_ENTRIES, PortSet, Slot};
 static MARK_VALUE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static MARK_MASK: Global<u32> = Global::new(0);
-// All zero is all miss: an object loaded without its index inspects everything.
+// Laid out by the address word as it is in memory, see `Word::in_memory`. All zero is all miss: an object loaded without its index inspects everything.
 #[unsafe(no_mangle)]
 static INDEX_V4: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
 #[unsafe(no_mangle)]
@@ -55,13 +55,13 @@ pub(crate) struct GenerationTables;
 
 impl Tables for GenerationTables {
     #[inline(always)]
-    fn index_v4(&self, top: u16) -> Slot {
-        Slot(INDEX_V4[usize::from(top)].load())
+    fn index_v4(&self, top: Word) -> Slot {
+        Slot(INDEX_V4[usize::from(top.in_memory())].load())
     }
 
     #[inline(always)]
-    fn index_v6(&self, top: u16) -> Slot {
-        Slot(INDEX_V6[usize::from(top)].load())
+    fn index_v6(&self, top: Word) -> Slot {
+        Slot(INDEX_V6[usize::from(top.in_memory())].load())
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use gateway_common::abi::Step;
-use gateway_common::{Tables, Transport};
+use gateway_common::{Tables, Transport, Word};
 use gateway_user::datapath::Probe;
 use gateway_user::feed::Category;
 use gateway_user::policy::{Policy, Rule, SIGN_IN_SET, Table, compile};
@@ -139,14 +139,11 @@ fn answer(table: &Table, address: IpAddr) -> Answer {
     let (mut slot, octets): (_, Vec<u8>) = match address {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();
-            (Tables::index_v4(table, u16::from_be_bytes([a, b])), vec![c])
+            (Tables::index_v4(table, Word::new([a, b])), vec![c])
         }
         IpAddr::V6(v6) => {
             let octets = v6.octets();
-            (
-                Tables::index_v6(table, u16::from_be_bytes([octets[0], octets[1]])),
-                octets[2..6].to_vec(),
-            )
+            (Tables::index_v6(table, Word::new([octets[0], octets[1]])), octets[2..6].to_vec())
         }
     };
     for octet in octets {

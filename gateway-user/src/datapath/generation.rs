@@ -13,7 +13,7 @@ use aya::maps::{Array, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::util::{KernelVersion, nr_cpus};
 use aya::{Ebpf, EbpfLoader, Pod};
-use gateway_common::abi::{BLOCK_ENTRIES, COUNTER_FIRST_GROUP, PortRange, PortSet};
+use gateway_common::abi::{BLOCK_ENTRIES, COUNTER_FIRST_GROUP, PortRange, PortSet, Slot};
 use ipnet::IpNet;
 
 use super::{DatapathError, Manifest};
@@ -105,12 +105,13 @@ impl Generation {
         let entries =
             |need: usize| u32::try_from(need.max(1)).map_err(|error| load("table size", error));
         let counters = entries(table.groups().len())?.saturating_add(COUNTER_FIRST_GROUP);
+        let (index_v4, index_v6) = (in_memory(table.index_v4()), in_memory(table.index_v6()));
         let mut loader = EbpfLoader::new();
         loader
             .override_global("MARK_VALUE", &mark.value, true)
             .override_global("MARK_MASK", &mark.mask, true)
-            .override_global("INDEX_V4", table.index_v4(), true)
-            .override_global("INDEX_V6", table.index_v6(), true)
+            .override_global("INDEX_V4", index_v4.as_slice(), true)
+            .override_global("INDEX_V6", index_v6.as_slice(), true)
             .map_max_entries("TRIE_V4", capacity(v4)?)
             .map_max_entries("TRIE_V6", capacity(v6)?)
             .map_max_entries("BLOCKS", entries(table.blocks().len())?)
@@ -369,6 +370,13 @@ fn tc(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, Datapat
 fn prefixes_by_family(table: &Table) -> (usize, usize) {
     let v4 = table.prefixes().filter(|(prefix, _)| matches!(prefix, IpNet::V4(_))).count();
     (v4, table.prefixes().len().saturating_sub(v4))
+}
+
+/// An index by number, laid out as the programs look it up: by the word as it is in memory.
+fn in_memory(index: &[u16]) -> Vec<u16> {
+    (0..=u16::MAX)
+        .map(|word| index.get(usize::from(u16::from_be(word))).copied().unwrap_or(Slot::MISS.0))
+        .collect()
 }
 
 fn port_set_words(port_set: &PortSet) -> [[u16; 4]; 32] {

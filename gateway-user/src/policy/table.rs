@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use gateway_common::Tables;
 use gateway_common::abi::{Block, INDEX_ENTRIES, PortSet, Slot};
+use gateway_common::{Tables, Word};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
 
@@ -136,12 +136,12 @@ impl Table {
 }
 
 impl Tables for Table {
-    fn index_v4(&self, top: u16) -> Slot {
-        self.index_v4.get(usize::from(top)).map_or(Slot::MISS, |slot| Slot(*slot))
+    fn index_v4(&self, top: Word) -> Slot {
+        self.index_v4.get(usize::from(top.number())).map_or(Slot::MISS, |slot| Slot(*slot))
     }
 
-    fn index_v6(&self, top: u16) -> Slot {
-        self.index_v6.get(usize::from(top)).map_or(Slot::MISS, |slot| Slot(*slot))
+    fn index_v6(&self, top: Word) -> Slot {
+        self.index_v6.get(usize::from(top.number())).map_or(Slot::MISS, |slot| Slot(*slot))
     }
 
     fn block(&self, block: u16, octet: u8) -> Slot {
