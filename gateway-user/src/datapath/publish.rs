@@ -6,27 +6,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
-use aya_obj::programs::XdpAttachType;
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode};
 use nix::libc;
 use nix::net::if_::if_indextoname;
 
-use super::generation::chain;
 use super::hook::{HookRequest, TcCarrier, XdpRequest};
+use super::link::{
+    attach_error, attach_xdp, errno, is_dead_link, other, remove, remove_link, update_tcx,
+    update_xdp,
+};
 use super::loaded::attached;
 use super::pins::{LinkKind, Lock, remove_if_there};
+use super::rollback::{Undo, roll_back};
 use super::{Attached, DatapathError, Generation, Manifest, Program, clsact};
-
-/// How long a link may outlive its pin: tens of milliseconds were seen.
-const LINK_LINGERS: Duration = Duration::from_secs(1);
-const LINK_PAUSE: Duration = Duration::from_millis(2);
 
 /// A step of publishing, named before it is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,26 +116,6 @@ pub async fn take_down(lock: Lock) -> Result<(), DatapathError> {
         }
     }
     lock.remove_everything()
-}
-
-/// How to get back to what was before a step.
-enum Undo {
-    /// Give the link its old program.
-    Restore { ifindex: u32, kind: LinkKind, path: PathBuf, program: Program },
-    /// Remove a link that was not there.
-    Remove { ifindex: u32, kind: LinkKind, path: PathBuf },
-    /// Attach XDP again that was taken off.
-    Reattach { ifindex: u32, kind: LinkKind, path: PathBuf },
-}
-
-impl Undo {
-    fn path(&self) -> &Path {
-        match self {
-            Self::Restore { path, .. }
-            | Self::Remove { path, .. }
-            | Self::Reattach { path, .. } => path,
-        }
-    }
 }
 
 struct Switch<'a> {
@@ -324,194 +300,4 @@ pub(super) fn announce(
     step: &Step,
 ) -> Result<(), DatapathError> {
     before(step).map_err(|why| DatapathError::CalledOff { step: step.to_string(), why })
-}
-
-/// Undoes steps, last first, with the programs of the old generation.
-fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), DatapathError> {
-    let old_program = |program: Program| {
-        let old = old.ok_or_else(|| DatapathError::Unreadable {
-            path: PathBuf::from("current"),
-            why: "no generation to go back to".to_owned(),
-        })?;
-        Ok::<_, DatapathError>(old.join(program.name()))
-    };
-    // The best native program of the old generation: it may be of another kernel's making.
-    let old_native = || {
-        old_program(Program::XdpFrags)
-            .and_then(|path| if path.exists() { Ok(path) } else { old_program(Program::Xdp) })
-    };
-    for step in undo.into_iter().rev() {
-        match step {
-            Undo::Remove { ifindex, kind, path } => remove_link(ifindex, kind, &path)?,
-            // A crash came before there was a generation: nothing decides for this link.
-            Undo::Restore { ifindex, kind, path, .. } if old.is_none() => {
-                remove_link(ifindex, kind, &path)?;
-            }
-            Undo::Restore { ifindex, kind, path, program } => {
-                let back = |error: ProgramError| go_back_error(ifindex, &error);
-                match kind {
-                    LinkKind::Native => {
-                        update_xdp(&mut open_xdp(&old_native()?, ifindex)?, &path).map_err(back)?;
-                    }
-                    LinkKind::Generic => {
-                        let pinned = old_program(Program::Xdp)?;
-                        update_xdp(&mut open_xdp(&pinned, ifindex)?, &path).map_err(back)?;
-                    }
-                    LinkKind::Tcx => {
-                        let mut old = open_tc(&old_program(program)?, ifindex)?;
-                        update_tcx(&mut old, &path).map_err(back)?;
-                    }
-                    LinkKind::Clsact | LinkKind::ClsactOwn => {
-                        let mut old = open_tc(&old_program(program)?, ifindex)?;
-                        clsact::replace(&mut old, &name_of(ifindex))?;
-                        remove(&path)?;
-                        old.pin(&path).map_err(|error| back(other(error)))?;
-                    }
-                }
-            }
-            Undo::Reattach { .. } if old.is_none() => {}
-            Undo::Reattach { ifindex, kind, path } => {
-                let (pinned, mode) = if kind == LinkKind::Native {
-                    (old_native()?, XdpMode::Driver)
-                } else {
-                    (old_program(Program::Xdp)?, XdpMode::Skb)
-                };
-                let mut old = open_xdp(&pinned, ifindex)?;
-                let link = attach_xdp_link(&mut old, ifindex, mode)
-                    .map_err(|error| go_back_error(ifindex, &error))?;
-                link.pin(&path).map_err(|error| go_back_error(ifindex, &other(error)))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn open_xdp(path: &Path, ifindex: u32) -> Result<Xdp, DatapathError> {
-    Xdp::from_pin(path, XdpAttachType::Interface).map_err(|error| go_back_error(ifindex, &error))
-}
-
-fn open_tc(path: &Path, ifindex: u32) -> Result<SchedClassifier, DatapathError> {
-    SchedClassifier::from_pin(path).map_err(|error| go_back_error(ifindex, &error))
-}
-
-fn go_back_error(ifindex: u32, error: &ProgramError) -> DatapathError {
-    DatapathError::Attach {
-        name: name_of(ifindex),
-        what: "go back to the old program",
-        why: chain(error),
-    }
-}
-
-fn name_of(ifindex: u32) -> String {
-    if_indextoname(ifindex)
-        .map_or_else(|_| format!("#{ifindex}"), |name| name.to_string_lossy().into_owned())
-}
-
-fn update_tcx(program: &mut SchedClassifier, path: &Path) -> Result<(), ProgramError> {
-    let link = FdLink::from(PinnedLink::from_pin(path).map_err(other)?);
-    let id = program.attach_to_link(link.try_into().map_err(other)?)?;
-    // Only this process's handle is dropped; the pin keeps the link.
-    program.take_link(id).map(drop)
-}
-
-fn update_xdp(program: &mut Xdp, path: &Path) -> Result<(), ProgramError> {
-    let link = FdLink::from(PinnedLink::from_pin(path).map_err(other)?);
-    let id = program.attach_to_link(link.try_into().map_err(other)?)?;
-    program.take_link(id).map(drop)
-}
-
-fn attach_xdp(
-    program: &mut Xdp,
-    hook: &HookRequest,
-    mode: XdpMode,
-    path: &Path,
-) -> Result<(), DatapathError> {
-    let name = &hook.interface.name;
-    let link = attach_xdp_link(program, hook.interface.index, mode).map_err(|error| {
-        let foreign = hook.interface.xdp_program;
-        match (errno(&error), foreign) {
-            // EEXIST: somebody's program in the other mode.
-            (Some(libc::EBUSY | libc::EEXIST), program) => {
-                DatapathError::ForeignXdp { name: name.clone(), program: program.unwrap_or(0) }
-            }
-            (Some(code), None) if mode == XdpMode::Driver => DatapathError::NoNativeXdp {
-                name: name.clone(),
-                source: io::Error::from_raw_os_error(code),
-            },
-            _ => attach_error(hook, "attach XDP", &error),
-        }
-    })?;
-    link.pin(path).map(drop).map_err(|error| attach_error(hook, "pin the XDP link", &error))
-}
-
-/// Attaches XDP by a link. aya falls back to netlink, which cannot be pinned or updated in place,
-/// without a word; that is taken off again (on drop) and refused.
-///
-/// A link whose pin was removed, here or by `down` a moment ago, still holds its place until the
-/// kernel has freed the pin in the background (`bpf_free_inode`, after an RCU grace period); so a
-/// place that is taken is tried again for a while.
-fn attach_xdp_link(program: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink, ProgramError> {
-    let deadline = Instant::now() + LINK_LINGERS;
-    let id = loop {
-        match program.attach_to_if_index(ifindex, mode) {
-            Err(error)
-                if matches!(errno(&error), Some(libc::EBUSY | libc::EEXIST))
-                    && Instant::now() < deadline =>
-            {
-                sleep(LINK_PAUSE);
-            }
-            outcome => break outcome?,
-        }
-    };
-    let link = program.take_link(id)?;
-    link.try_into().map_err(|_| ProgramError::IOError(io::Error::from_raw_os_error(libc::EINVAL)))
-}
-
-fn remove(path: &Path) -> Result<(), DatapathError> {
-    remove_if_there(path).map_err(|source| DatapathError::Pins {
-        path: path.to_owned(),
-        what: "cannot remove",
-        source,
-    })
-}
-
-/// Removes a link; for clsact, the filter that stands behind the name.
-fn remove_link(ifindex: u32, kind: LinkKind, path: &Path) -> Result<(), DatapathError> {
-    match kind {
-        LinkKind::Native | LinkKind::Generic | LinkKind::Tcx => {}
-        LinkKind::Clsact | LinkKind::ClsactOwn => {
-            if let Ok(name) = if_indextoname(ifindex) {
-                clsact::detach(&name.to_string_lossy())?;
-            }
-        }
-    }
-    remove(path)
-}
-
-fn attach_error(
-    hook: &HookRequest,
-    what: &'static str,
-    error: &dyn std::error::Error,
-) -> DatapathError {
-    DatapathError::Attach { name: hook.interface.name.clone(), what, why: chain(error) }
-}
-
-/// The interface of the link is gone: the kernel detached it (ENOLINK), or it was another file.
-fn is_dead_link(error: &ProgramError) -> bool {
-    errno(error) == Some(libc::ENOLINK)
-}
-
-fn errno(error: &ProgramError) -> Option<i32> {
-    let mut source: Option<&dyn std::error::Error> = Some(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return io.raw_os_error();
-        }
-        source = cause.source();
-    }
-    None
-}
-
-fn other(error: impl std::error::Error + Send + Sync + 'static) -> ProgramError {
-    ProgramError::IOError(io::Error::other(error))
 }

@@ -1,0 +1,109 @@
+//! The way back: what a step of publishing changed, undone with the programs of the generation
+//! before.
+
+use std::path::{Path, PathBuf};
+
+use aya::programs::{ProgramError, SchedClassifier, Xdp, XdpMode};
+use aya_obj::programs::XdpAttachType;
+
+use super::generation::chain;
+use super::link::{attach_xdp_link, name_of, other, remove, remove_link, update_tcx, update_xdp};
+use super::pins::LinkKind;
+use super::{DatapathError, Program, clsact};
+
+/// How to get back to what was before a step.
+pub(super) enum Undo {
+    /// Give the link its old program.
+    Restore { ifindex: u32, kind: LinkKind, path: PathBuf, program: Program },
+    /// Remove a link that was not there.
+    Remove { ifindex: u32, kind: LinkKind, path: PathBuf },
+    /// Attach XDP again that was taken off.
+    Reattach { ifindex: u32, kind: LinkKind, path: PathBuf },
+}
+
+impl Undo {
+    /// The pin that changes.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Restore { path, .. }
+            | Self::Remove { path, .. }
+            | Self::Reattach { path, .. } => path,
+        }
+    }
+}
+
+/// Undoes steps, last first, with the programs of the old generation.
+pub(super) fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), DatapathError> {
+    let old_program = |program: Program| {
+        let old = old.ok_or_else(|| DatapathError::Unreadable {
+            path: PathBuf::from("current"),
+            why: "no generation to go back to".to_owned(),
+        })?;
+        Ok::<_, DatapathError>(old.join(program.name()))
+    };
+    // The best native program of the old generation: it may be of another kernel's making.
+    let old_native = || {
+        old_program(Program::XdpFrags)
+            .and_then(|path| if path.exists() { Ok(path) } else { old_program(Program::Xdp) })
+    };
+    for step in undo.into_iter().rev() {
+        match step {
+            Undo::Remove { ifindex, kind, path } => remove_link(ifindex, kind, &path)?,
+            // A crash came before there was a generation: nothing decides for this link.
+            Undo::Restore { ifindex, kind, path, .. } if old.is_none() => {
+                remove_link(ifindex, kind, &path)?;
+            }
+            Undo::Restore { ifindex, kind, path, program } => {
+                let back = |error: ProgramError| go_back_error(ifindex, &error);
+                match kind {
+                    LinkKind::Native => {
+                        update_xdp(&mut open_xdp(&old_native()?, ifindex)?, &path).map_err(back)?;
+                    }
+                    LinkKind::Generic => {
+                        let pinned = old_program(Program::Xdp)?;
+                        update_xdp(&mut open_xdp(&pinned, ifindex)?, &path).map_err(back)?;
+                    }
+                    LinkKind::Tcx => {
+                        let mut old = open_tc(&old_program(program)?, ifindex)?;
+                        update_tcx(&mut old, &path).map_err(back)?;
+                    }
+                    LinkKind::Clsact | LinkKind::ClsactOwn => {
+                        let mut old = open_tc(&old_program(program)?, ifindex)?;
+                        clsact::replace(&mut old, &name_of(ifindex))?;
+                        remove(&path)?;
+                        old.pin(&path).map_err(|error| back(other(error)))?;
+                    }
+                }
+            }
+            Undo::Reattach { .. } if old.is_none() => {}
+            Undo::Reattach { ifindex, kind, path } => {
+                let (pinned, mode) = if kind == LinkKind::Native {
+                    (old_native()?, XdpMode::Driver)
+                } else {
+                    (old_program(Program::Xdp)?, XdpMode::Skb)
+                };
+                let mut old = open_xdp(&pinned, ifindex)?;
+                let link = attach_xdp_link(&mut old, ifindex, mode)
+                    .map_err(|error| go_back_error(ifindex, &error))?;
+                link.pin(&path).map_err(|error| go_back_error(ifindex, &other(error)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open_xdp(path: &Path, ifindex: u32) -> Result<Xdp, DatapathError> {
+    Xdp::from_pin(path, XdpAttachType::Interface).map_err(|error| go_back_error(ifindex, &error))
+}
+
+fn open_tc(path: &Path, ifindex: u32) -> Result<SchedClassifier, DatapathError> {
+    SchedClassifier::from_pin(path).map_err(|error| go_back_error(ifindex, &error))
+}
+
+fn go_back_error(ifindex: u32, error: &ProgramError) -> DatapathError {
+    DatapathError::Attach {
+        name: name_of(ifindex),
+        what: "go back to the old program",
+        why: chain(error),
+    }
+}
