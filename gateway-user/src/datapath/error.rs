@@ -160,7 +160,7 @@ pub enum DatapathError {
         /// What the kernel said.
         why: String,
     },
-    /// The caller of [`super::bring_up`] called it off.
+    /// The caller of [`super::bring_up()`] called it off.
     #[error("called off before {step}: {why}")]
     CalledOff {
         /// The step that was next.

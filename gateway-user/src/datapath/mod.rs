@@ -1,7 +1,7 @@
 //! Generations: a table in the kernel, tested before it is published, immutable afterwards.
 //!
-//! [`Generation::load`] makes one (load, constants, fill, verify), [`self_test`] runs its programs
-//! against the oracle, `publish` switches the hooks over to it; [`bring_up`] does all three. What is
+//! [`Generation::load`] makes one (load, constants, fill, verify), [`self_test()`] runs its programs
+//! against the oracle, `publish` switches the hooks over to it; [`bring_up()`] does all three. What is
 //! published lives in the
 //! directory of `pins`; nothing in this process keeps it alive. [`Loaded`] is the published
 //! generation as any process with the right to may see it.

@@ -19,7 +19,7 @@ pub fn embedded() -> Result<Snapshot, FeedError> {
 }
 
 /// Writes a snapshot as its canonical text: sets by id, lists and ports sorted, two spaces a
-/// level, a line break at the end. [`parse`] reads it back to the same snapshot.
+/// level, a line break at the end. [`parse()`] reads it back to the same snapshot.
 ///
 /// # Errors
 ///

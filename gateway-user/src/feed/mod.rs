@@ -1,6 +1,6 @@
 //! The feed: Microsoft's published endpoint sets, as immutable snapshots.
 //!
-//! [`parse`] reads the web service's shape and the project's own canonical one, [`write()`]
+//! [`parse()`] reads the web service's shape and the project's own canonical one, [`write()`]
 //! writes the latter, and [`Ports`] holds what the feed's port texts mean.
 
 mod canonical;

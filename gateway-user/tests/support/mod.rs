@@ -55,6 +55,10 @@ impl Site {
         let (client, gateway) =
             (Namespace::new("client").unwrap(), Namespace::new("gateway").unwrap());
         let bpffs = BpfFs::new().unwrap();
+        // Only what a test sends is to be counted: no group reports, no router solicitations.
+        for scope in ["all", "default"] {
+            client.sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1").unwrap();
+        }
         let site = Self { client, gateway, bpffs };
         site.add_lan(CLIENT, LAN);
         // The watch stands before anything that could lose a packet, and only for packets of ours.
