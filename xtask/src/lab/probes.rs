@@ -242,11 +242,14 @@ mod tests {
             {"protocol": "tcp", "from": 80, "to": 80}, {"protocol": "tcp", "from": 443, "to": 443}]}
     ]}"#;
     const FEED: &str = r#"{"version": "1", "sets": [
-        {"id": 1, "serviceArea": "Exchange", "ips": ["40.96.0.0/13", "2603:1006::/40"],
-         "tcpPorts": "80,443"},
-        {"id": 2, "serviceArea": "Exchange", "ips": ["40.96.0.0/13"], "tcpPorts": "143,993"},
-        {"id": 9, "serviceArea": "Exchange", "ips": ["40.96.0.0/13"], "tcpPorts": "443"},
-        {"id": 11, "serviceArea": "Skype", "ips": ["52.112.0.0/14"], "udpPorts": "3478-3481"}
+        {"id": 1, "service_area": "Exchange", "prefixes": ["40.96.0.0/13", "2603:1006::/40"],
+         "tcp": [{"from": 80, "to": 80}, {"from": 443, "to": 443}], "udp": []},
+        {"id": 2, "service_area": "Exchange", "prefixes": ["40.96.0.0/13"],
+         "tcp": [{"from": 143, "to": 143}, {"from": 993, "to": 993}], "udp": []},
+        {"id": 9, "service_area": "Exchange", "prefixes": ["40.96.0.0/13"],
+         "tcp": [{"from": 443, "to": 443}], "udp": []},
+        {"id": 11, "service_area": "Skype", "prefixes": ["52.112.0.0/14"],
+         "tcp": [], "udp": [{"from": 3478, "to": 3481}]}
     ]}"#;
 
     fn probes() -> Vec<Probe> {
