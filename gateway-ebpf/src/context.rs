@@ -239,5 +239,8 @@ pub(crate) fn proposes_direct(ctx: &TcContext) -> bool {
 pub(crate) fn write_mark(ctx: &TcContext, value: u32, mask: u32) {
     // SAFETY: the context is the one the program was called with.
     let before = unsafe { (*ctx.skb.skb).mark };
-    ctx.set_mark((before & !mask) | (value & mask));
+    let after = (before & !mask) | (value & mask);
+    if after != before {
+        ctx.set_mark(after);
+    }
 }

@@ -43,13 +43,19 @@ fn b365_xdp_frags(ctx: XdpContext) -> u32 {
 /// tc behind one of the XDP programs.
 #[classifier]
 fn b365_tc_xdp(ctx: TcContext) -> i32 {
-    mark(&ctx, Counters::TcBehindXdp)
+    let packet = SkbPacket(&ctx);
+    if context::proposes_direct(&ctx) {
+        Counters::TcBehindXdp.add(COUNTER_METADATA_ACCEPTED, packet.length());
+        return mark(&ctx, Verdict::Direct);
+    }
+    mark(&ctx, classify_and_count(&packet, Counters::TcBehindXdp))
 }
 
 /// tc on an interface without our XDP program.
 #[classifier]
 fn b365_tc(ctx: TcContext) -> i32 {
-    mark(&ctx, Counters::Tc)
+    // Metadata here is not of our XDP program, whatever it says.
+    mark(&ctx, classify_and_count(&SkbPacket(&ctx), Counters::Tc))
 }
 
 /// Answers with the counter that a packet would be counted under, and counts nothing. Never
@@ -94,18 +100,13 @@ fn propose<P: Frame>(ctx: &XdpContext, packet: &P) -> u32 {
 }
 
 #[inline(always)]
-fn mark(ctx: &TcContext, counters: Counters) -> i32 {
-    let packet = SkbPacket(ctx);
-    let verdict = if context::proposes_direct(ctx) {
-        counters.add(COUNTER_METADATA_ACCEPTED, packet.length());
-        Verdict::Direct
-    } else {
-        classify_and_count(&packet, counters)
+fn mark(ctx: &TcContext, verdict: Verdict) -> i32 {
+    let bits = match verdict {
+        Verdict::Direct => maps::mark_value(),
+        // The bits are ours: who set them before does not decide.
+        Verdict::Inspect => 0,
     };
-    match verdict {
-        Verdict::Direct => context::write_mark(ctx, maps::mark_value(), maps::mark_mask()),
-        Verdict::Inspect => {}
-    }
+    context::write_mark(ctx, bits, maps::mark_mask());
     // Whatever is attached behind us, and the stack, go on as if we had not been there.
     TC_ACT_UNSPEC
 }

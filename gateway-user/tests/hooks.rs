@@ -205,3 +205,17 @@ fn whichever_carrier_is_there_is_taken_over_in_place() {
         }
     }
 }
+
+#[test]
+fn a_qdisc_that_somebody_removes_is_added_again_and_does_not_keep_other_interfaces_marking() {
+    let site = Site::new();
+    let lock = site.lock();
+    site.publish(&lock, &one_table(), &[clsact(&site, XdpRequest::No)]).unwrap();
+    site.gateway.run(&format!("tc qdisc del dev {LAN} clsact")).unwrap();
+    site.assert_it_marks_nothing();
+    site.publish(&lock, &one_table(), &[clsact(&site, XdpRequest::No)]).unwrap();
+    site.assert_it_marks();
+    site.gateway.run(&format!("tc qdisc del dev {LAN} clsact")).unwrap();
+    site.take_down(lock).unwrap();
+    assert_eq!(site.pinned(), Vec::<String>::new());
+}

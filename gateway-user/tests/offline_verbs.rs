@@ -449,3 +449,26 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert!(output.status.success());
 }
+
+#[test]
+fn no_category_selects_the_sign_in_set_of_any_instance() {
+    let feed = r#"[
+        {"id": 1, "serviceArea": "Exchange", "category": "Optimize", "required": true,
+         "ips": ["203.0.113.0/24"], "tcpPorts": "443"},
+        {"id": 17, "serviceArea": "Common", "category": "Allow", "required": true,
+         "urls": ["login.partner.microsoftonline.cn"], "ips": ["198.51.100.0/24"],
+         "tcpPorts": "443"}
+    ]"#;
+    let snapshot = gateway_user::feed::parse(feed.as_bytes(), "feed").unwrap();
+    let sets = |include: &[u32]| {
+        let policy = gateway_user::policy::Policy {
+            categories: gateway_user::feed::Category::ALL.into(),
+            include_sets: include.iter().copied().collect(),
+            ..gateway_user::policy::Policy::default()
+        };
+        let compiled = gateway_user::policy::compile(&snapshot, &policy).unwrap();
+        compiled.table.groups().iter().flatten().copied().collect::<BTreeSet<_>>()
+    };
+    assert_eq!(sets(&[]), BTreeSet::from([1]));
+    assert_eq!(sets(&[17]), BTreeSet::from([1, 17]));
+}

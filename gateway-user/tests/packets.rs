@@ -632,3 +632,25 @@ fn mutations_of_valid_packets() {
         })
         .unwrap();
 }
+
+#[test]
+fn tc_takes_our_bits_off_a_packet_that_is_inspected() {
+    let bench = Bench::new();
+    let elsewhere = Frame::tcp(to("9.9.9.9:443")).build().unwrap();
+    let before = 0x40 | support::MARK.value;
+    for program in [Program::Tc, Program::TcBehindXdp] {
+        // Somebody has marked it Direct before us: it must not stay so.
+        let marked = Mark { before, direct: before };
+        let outcome = bench
+            .generation()
+            .ask(program, |fd| run_tc(fd, &elsewhere, marked, RunOptions::default()))
+            .unwrap();
+        assert_eq!(outcome.verdict, Verdict::Inspect, "{}", program.name());
+        let cleared = Mark { before, direct: 0x40 };
+        let outcome = bench
+            .generation()
+            .ask(program, |fd| run_tc(fd, &elsewhere, cleared, RunOptions::default()))
+            .unwrap();
+        assert_eq!(outcome.verdict, Verdict::Direct, "only our bits went: {}", program.name());
+    }
+}

@@ -170,9 +170,9 @@ impl Daemon<'_> {
                 warn!("interface {}: no native XDP here, tc classifies alone", name.name);
             }
         }
-        self.log = PacketLog::start(published)?;
         self.plan = plan;
         self.interfaces = interfaces;
+        self.log = PacketLog::start(published).inspect_err(|error| warn!("{error}")).ok().flatten();
         Ok(())
     }
 

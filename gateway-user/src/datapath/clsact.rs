@@ -1,9 +1,11 @@
 //! tc on kernels without TCX: a filter of the clsact qdisc, at a place of our own.
 //!
 //! Filters stay when the process that added them ends, so nothing needs pinning but the knowledge
-//! that the filter is ours; [`super::pins`] keeps it by pinning the program under a name of its
-//! own.
+//! that the filter is ours; [`super::pins`] keeps it as a marker under a name of its own.
 
+use std::path::Path;
+
+use aya::maps::{Array, MapData};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
 };
@@ -29,25 +31,32 @@ pub(super) enum Qdisc {
     Added,
 }
 
-/// Adds the filter, and the qdisc where there is none.
-pub(super) fn attach(
-    program: &mut SchedClassifier,
-    interface: &str,
-) -> Result<Qdisc, DatapathError> {
-    let qdisc = match qdisc_add_clsact(interface) {
-        Ok(()) => Qdisc::Added,
+/// Adds the qdisc where there is none.
+pub(super) fn add_qdisc(interface: &str) -> Result<Qdisc, DatapathError> {
+    match qdisc_add_clsact(interface) {
+        Ok(()) => Ok(Qdisc::Added),
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
-            Qdisc::Found
+            Ok(Qdisc::Found)
         }
-        Err(error) => return Err(failed(interface, "add a clsact qdisc", &error)),
-    };
+        Err(error) => Err(failed(interface, "add a clsact qdisc", &error)),
+    }
+}
+
+/// Pins what says that a filter of ours is, or is about to be, on this interface: an empty map.
+pub(super) fn pin_marker(interface: &str, path: &Path) -> Result<(), DatapathError> {
+    let marker = Array::<MapData, u32>::create(1, 0)
+        .map_err(|error| failed(interface, "make a marker", &error))?;
+    marker.pin(path).map_err(|error| failed(interface, "pin a marker", &error))
+}
+
+/// Adds the filter.
+pub(super) fn attach(program: &mut SchedClassifier, interface: &str) -> Result<(), DatapathError> {
     let options =
         TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
     let id = program
         .attach_with_options(interface, TcAttachType::Ingress, options)
         .map_err(|error| failed(interface, "attach tc", &error))?;
-    keep(program, interface, id)?;
-    Ok(qdisc)
+    keep(program, interface, id)
 }
 
 /// Puts `program` in the place of the filter that is there, without a gap.
@@ -85,7 +94,15 @@ pub(super) async fn remove_unused_qdisc(ifindex: u32) -> Result<(), DatapathErro
     }
     .await;
     connection.abort();
-    outcome.map_err(|error: rtnetlink::Error| netlink(error.to_string()))
+    match outcome {
+        // Somebody else has removed it.
+        Err(rtnetlink::Error::NetlinkError(error))
+            if [-libc::ENOENT, -libc::EINVAL, -libc::ENODEV].contains(&error.raw_code()) =>
+        {
+            Ok(())
+        }
+        other => other.map_err(|error: rtnetlink::Error| netlink(error.to_string())),
+    }
 }
 
 fn ours(interface: &str) -> Result<SchedClassifierLink, DatapathError> {

@@ -15,6 +15,7 @@ use aya::util::{KernelVersion, nr_cpus};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway_common::abi::{BLOCK_ENTRIES, COUNTER_FIRST_GROUP, PortRange, PortSet, Slot};
 use ipnet::IpNet;
+use nix::sys::resource::{Resource, setrlimit};
 
 use super::{DatapathError, Manifest};
 use crate::config::Mark;
@@ -106,6 +107,10 @@ impl Generation {
             |need: usize| u32::try_from(need.max(1)).map_err(|error| load("table size", error));
         let counters = entries(table.groups().len())?.saturating_add(COUNTER_FIRST_GROUP);
         let (index_v4, index_v6) = (in_memory(table.index_v4()), in_memory(table.index_v6()));
+        // Before kernel 5.11 (commit 755e5d55367a) maps are charged to this limit, whose default is
+        // smaller than one index. Where it may not be raised, loading says what is missing.
+        let unlimited = nix::sys::resource::RLIM_INFINITY;
+        setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited).ok();
         let mut loader = EbpfLoader::new();
         loader
             .override_global("MARK_VALUE", &mark.value, true)

@@ -49,13 +49,13 @@ pub(super) fn attach_xdp(
 ) -> Result<(), DatapathError> {
     let name = &hook.interface.name;
     let link = attach_xdp_link(program, hook.interface.index, mode).map_err(|error| {
-        let foreign = hook.interface.xdp_program;
-        match (errno(&error), foreign) {
+        match errno(&error) {
             // EEXIST: somebody's program in the other mode.
-            (Some(libc::EBUSY | libc::EEXIST), program) => {
-                DatapathError::ForeignXdp { name: name.clone(), program: program.unwrap_or(0) }
-            }
-            (Some(code), None) if mode == XdpMode::Driver => DatapathError::NoNativeXdp {
+            Some(libc::EBUSY | libc::EEXIST) => DatapathError::ForeignXdp {
+                name: name.clone(),
+                program: hook.interface.xdp_program.unwrap_or(0),
+            },
+            Some(code) if mode == XdpMode::Driver => DatapathError::NoNativeXdp {
                 name: name.clone(),
                 source: io::Error::from_raw_os_error(code),
             },

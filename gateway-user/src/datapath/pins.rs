@@ -7,7 +7,7 @@
 //!   link-12-xdp            native XDP link of interface index 12
 //!   link-12-skb            generic XDP link
 //!   link-12-tc             TCX link
-//!   clsact-12[-own]        tc program where the kernel has no TCX; `own`: the qdisc is ours too
+//!   clsact-12[-own]        a marker: tc is a clsact filter, for want of TCX; `own`: the qdisc is ours
 //! ```
 //!
 //! Names have no dots: the BPF file system reserves those (`bpf_lookup`, kernel

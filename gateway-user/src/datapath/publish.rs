@@ -6,18 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode};
+use aya::programs::{LinkOrder, TcAttachType, XdpMode};
 use nix::libc;
 use nix::net::if_::if_indextoname;
+use tracing::warn;
 
 use super::hook::{HookRequest, TcCarrier, XdpRequest};
 use super::link::{
-    attach_error, attach_xdp, errno, is_dead_link, other, remove, remove_link, update_tcx,
-    update_xdp,
+    attach_error, attach_xdp, errno, is_dead_link, remove, remove_link, update_tcx, update_xdp,
 };
 use super::loaded::attached;
 use super::pins::{LinkKind, Lock, remove_if_there};
@@ -93,14 +93,21 @@ pub(super) fn publish(
     }
     // From here on the new generation serves; calling off would only leave litter.
     before(&Step::CleanUp).ok();
+    if let Err(error) = clean_up(lock, manifest.generation, hooks) {
+        warn!("generation {} serves, but something old is left: {error}", manifest.generation);
+    }
+    Ok(attached(lock.pins()).unwrap_or_default())
+}
+
+/// Removes links of interfaces that are no longer ours, and all generations but `serving`.
+fn clean_up(lock: &Lock, serving: u64, hooks: &[HookRequest]) -> Result<(), DatapathError> {
     let ours: BTreeSet<u32> = hooks.iter().map(|hook| hook.interface.index).collect();
     for ((ifindex, kind), path) in lock.pins().links()? {
         if !ours.contains(&ifindex) {
             remove_link(ifindex, kind, &path)?;
         }
     }
-    lock.remove_other_generations(manifest.generation)?;
-    attached(lock.pins())
+    lock.remove_other_generations(serving)
 }
 
 /// Takes back everything under the pins: links, generations, directory.
@@ -109,12 +116,15 @@ pub(super) fn publish(
 ///
 /// Something could not be removed; what is left is still under the pins.
 pub async fn take_down(lock: Lock) -> Result<(), DatapathError> {
+    let mut outcome = Ok(());
+    // One interface that cannot be taken back must not keep the others marking.
     for ((ifindex, kind), path) in lock.pins().links()? {
-        remove_link(ifindex, kind, &path)?;
+        outcome = outcome.and(remove_link(ifindex, kind, &path));
         if kind == LinkKind::ClsactOwn && if_indextoname(ifindex).is_ok() {
-            clsact::remove_unused_qdisc(ifindex).await?;
+            outcome = outcome.and(clsact::remove_unused_qdisc(ifindex).await);
         }
     }
+    outcome?;
     lock.remove_everything()
 }
 
@@ -161,17 +171,19 @@ impl Switch<'_> {
         for kind in [LinkKind::Tcx, LinkKind::Clsact, LinkKind::ClsactOwn] {
             let Some(path) = links.get(&kind) else { continue };
             let undo = Undo::Restore { ifindex, kind, path: path.clone(), program: old_program };
-            let updated = if kind == LinkKind::Tcx {
-                update_tcx(self.generation.tc_mut(program)?, path)
-            } else {
-                self.replace_filter(hook, program, path)
-            };
-            match updated {
+            let loaded = self.generation.tc_mut(program)?;
+            if kind != LinkKind::Tcx {
+                if clsact::replace(loaded, &hook.interface.name).is_ok() {
+                    self.undo_once(undo);
+                    return Ok(());
+                }
+                // Somebody has removed the filter, or the qdisc under it.
+                remove(path)?;
+                continue;
+            }
+            match update_tcx(loaded, path) {
                 Ok(()) => {
-                    // Switched twice, it still goes back to what it was at first.
-                    if !self.undo.iter().any(|earlier| earlier.path() == path) {
-                        self.undo.push(undo);
-                    }
+                    self.undo_once(undo);
                     return Ok(());
                 }
                 Err(error) if is_dead_link(&error) => remove(path)?,
@@ -179,20 +191,6 @@ impl Switch<'_> {
             }
         }
         self.attach_tc(hook, program)
-    }
-
-    fn replace_filter(
-        &mut self,
-        hook: &HookRequest,
-        program: Program,
-        path: &Path,
-    ) -> Result<(), ProgramError> {
-        let pinned = self.directory.join(program.name());
-        let loaded = self.generation.tc_mut(program).map_err(other)?;
-        clsact::replace(loaded, &hook.interface.name).map_err(other)?;
-        // The old program's pin under this name goes; the filter itself holds the new one.
-        remove_if_there(path).map_err(other)?;
-        SchedClassifier::from_pin(&pinned)?.pin(path).map_err(other)
     }
 
     fn attach_tc(&mut self, hook: &HookRequest, program: Program) -> Result<(), DatapathError> {
@@ -219,16 +217,25 @@ impl Switch<'_> {
                 Err(error) => return Err(attach_error(hook, "attach tc", &error)),
             }
         }
-        let loaded = self.generation.tc_mut(program)?;
-        let kind = match clsact::attach(loaded, name)? {
+        let kind = match clsact::add_qdisc(name)? {
             clsact::Qdisc::Found => LinkKind::Clsact,
             clsact::Qdisc::Added => LinkKind::ClsactOwn,
         };
+        // The pin first: a filter without one would mark for ever, and nobody would know it is
+        // ours.
         let path = self.lock.pins().link(ifindex, kind);
-        self.undo.push(Undo::Remove { ifindex, kind, path: path.clone() });
-        SchedClassifier::from_pin(self.directory.join(program.name()))
-            .and_then(|mut program| program.pin(&path).map_err(other))
-            .map_err(|error| attach_error(hook, "pin the tc program", &error))
+        clsact::pin_marker(name, &path)?;
+        clsact::attach(self.generation.tc_mut(program)?, name)
+            .inspect_err(|_| drop(remove_if_there(&path)))?;
+        self.undo.push(Undo::Remove { ifindex, kind, path });
+        Ok(())
+    }
+
+    /// Remembers how to go back. What is switched twice still goes back to what it was at first.
+    fn undo_once(&mut self, undo: Undo) {
+        if !self.undo.iter().any(|earlier| earlier.path() == undo.path()) {
+            self.undo.push(undo);
+        }
     }
 
     fn switch_xdp(&mut self, hook: &HookRequest) -> Result<(), DatapathError> {

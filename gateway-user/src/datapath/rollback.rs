@@ -7,8 +7,10 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp, XdpMode};
 use aya_obj::programs::XdpAttachType;
 
 use super::generation::chain;
-use super::link::{attach_xdp_link, name_of, other, remove, remove_link, update_tcx, update_xdp};
-use super::pins::LinkKind;
+use super::link::{
+    attach_xdp_link, is_dead_link, name_of, other, remove_link, update_tcx, update_xdp,
+};
+use super::pins::{LinkKind, remove_if_there};
 use super::{DatapathError, Program, clsact};
 
 /// How to get back to what was before a step.
@@ -46,7 +48,7 @@ pub(super) fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), Datap
         old_program(Program::XdpFrags)
             .and_then(|path| if path.exists() { Ok(path) } else { old_program(Program::Xdp) })
     };
-    for step in undo.into_iter().rev() {
+    let go_back = |step: Undo| {
         match step {
             Undo::Remove { ifindex, kind, path } => remove_link(ifindex, kind, &path)?,
             // A crash came before there was a generation: nothing decides for this link.
@@ -57,21 +59,20 @@ pub(super) fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), Datap
                 let back = |error: ProgramError| go_back_error(ifindex, &error);
                 match kind {
                     LinkKind::Native => {
-                        update_xdp(&mut open_xdp(&old_native()?, ifindex)?, &path).map_err(back)?;
+                        let mut old = open_xdp(&old_native()?, ifindex)?;
+                        gone_is_done(update_xdp(&mut old, &path), &path).map_err(back)?;
                     }
                     LinkKind::Generic => {
-                        let pinned = old_program(Program::Xdp)?;
-                        update_xdp(&mut open_xdp(&pinned, ifindex)?, &path).map_err(back)?;
+                        let mut old = open_xdp(&old_program(Program::Xdp)?, ifindex)?;
+                        gone_is_done(update_xdp(&mut old, &path), &path).map_err(back)?;
                     }
                     LinkKind::Tcx => {
                         let mut old = open_tc(&old_program(program)?, ifindex)?;
-                        update_tcx(&mut old, &path).map_err(back)?;
+                        gone_is_done(update_tcx(&mut old, &path), &path).map_err(back)?;
                     }
                     LinkKind::Clsact | LinkKind::ClsactOwn => {
                         let mut old = open_tc(&old_program(program)?, ifindex)?;
                         clsact::replace(&mut old, &name_of(ifindex))?;
-                        remove(&path)?;
-                        old.pin(&path).map_err(|error| back(other(error)))?;
                     }
                 }
             }
@@ -88,8 +89,22 @@ pub(super) fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), Datap
                 link.pin(&path).map_err(|error| go_back_error(ifindex, &other(error)))?;
             }
         }
+        Ok(())
+    };
+    // One interface that cannot go back must not keep the others on the refused generation.
+    let mut outcome = Ok(());
+    for step in undo.into_iter().rev() {
+        outcome = outcome.and(go_back(step));
     }
-    Ok(())
+    outcome
+}
+
+/// A link whose interface is gone has nothing to go back to.
+fn gone_is_done(outcome: Result<(), ProgramError>, path: &Path) -> Result<(), ProgramError> {
+    match outcome {
+        Err(error) if is_dead_link(&error) => remove_if_there(path).map_err(other),
+        other => other,
+    }
 }
 
 fn open_xdp(path: &Path, ifindex: u32) -> Result<Xdp, DatapathError> {

@@ -190,11 +190,11 @@ impl Selection {
         if let Some(whole) = prefixes.iter().find(|prefix| prefix.prefix_len() == 0) {
             return Err(PolicyError::WholeInternet { prefix: *whole, set: set.id });
         }
-        if set.id == SIGN_IN_SET && !named {
-            self.notes.push(Note::SignInLeftOut { set: set.id });
-            return Ok(());
-        }
         if set.id == SIGN_IN_SET || SIGN_IN_HOSTS.iter().any(|host| set.urls.contains(*host)) {
+            if !named {
+                self.notes.push(Note::SignInLeftOut { set: set.id });
+                return Ok(());
+            }
             self.notes.push(Note::SignInDirect { set: set.id });
         }
         for (transport, ports) in [(Transport::Tcp, &set.tcp), (Transport::Udp, &set.udp)] {
