@@ -14,50 +14,32 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::sys::{Stats, enable_stats};
 use gateway_common::Transport;
-use gateway_user::datapath::{
-    Blueprint, FeedIdentity, HookRequest, Loaded, Pins, Probe, Program, TcCarrier, XdpRequest,
-    bring_up, run_live,
-};
-use xtask::testbed::{BpfFs, End, Namespace, Offloads, link};
+use gateway_user::datapath::{Loaded, Pins, Probe, Program, bring_up, run_live};
 
-use crate::MARK;
 use crate::cases::{SIZES, table_of};
 use crate::measure::Sample;
-use crate::report::{Row, find};
+use crate::report::Row;
 use crate::rig::OBJECT;
+use crate::site::{LAN, Site, blueprint, native_hook};
 
 const PACKETS: u32 = 100_000;
 
 /// What `b365_tc_xdp` costs over an empty tc program when the proposal is there.
 pub(crate) fn metadata_accepted() -> Result<Row> {
-    let bpffs = BpfFs::new()?;
-    let (inside, outside) = (Namespace::new("live")?, Namespace::new("peer")?);
-    let end = |namespace, interface, last| End {
-        namespace,
-        interface,
-        mac: [2, 0, 0, 0, 0, last],
-        addresses: &[],
-    };
-    link(&end(&inside, "lan0", 2), &end(&outside, "wan0", 3), Offloads::None)?;
-    let blueprint = Blueprint {
-        table: table_of(SIZES[0])?,
-        mark: MARK,
-        feed: FeedIdentity { instance: None, version: None, digest: String::new() },
-        sets: Vec::new(),
-    };
-    let sample = inside.enter(|| -> Result<Sample> {
-        let pins = Pins::new(bpffs.pins());
+    let site = Site::new()?;
+    let blueprint = blueprint(table_of(SIZES[0])?);
+    let sample = site.inside.enter(|| -> Result<Sample> {
+        let pins = Pins::new(site.bpffs.pins());
         let lock = pins.lock()?;
-        let interface = find("lan0")?;
-        let ifindex = interface.index;
-        let request = HookRequest { interface, xdp: XdpRequest::Native, tc: TcCarrier::Best };
-        let published = bring_up(&lock, &blueprint, &[request], &mut |_| Ok(()))?;
+        let hook = native_hook()?;
+        let ifindex = hook.interface.index;
+        let published = bring_up(&lock, &blueprint, &[hook], &mut |_| Ok(()))?;
         let mut bench = Ebpf::load(OBJECT)?;
         let empty: &mut SchedClassifier =
             bench.program_mut("bench_tc").context("bench_tc")?.try_into()?;
         empty.load()?;
         empty.attach_with_options(
-            "lan0",
+            LAN,
             TcAttachType::Ingress,
             TcAttachOptions::TcxOrder(LinkOrder::last()),
         )?;

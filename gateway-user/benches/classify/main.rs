@@ -11,6 +11,7 @@ mod live;
 mod measure;
 mod report;
 mod rig;
+mod site;
 
 use std::io::{self, Write as _};
 
@@ -37,23 +38,23 @@ fn main() -> Result<()> {
     report.rows.push(Row::of("metadata write alone", Flavour::Xdp.hook(), 0, false, metadata));
     for &size in sizes {
         let table = table_of(size).with_context(|| format!("table of {size} prefixes"))?;
+        // Destinations are chosen with the index there is, so that "index hit" is the same address
+        // in both columns.
+        let cases = cases(&table);
         for (index, table) in [(true, table.clone()), (false, table.without_index())] {
             let generation = Generation::load(&table, MARK)?;
             for flavour in Flavour::ALL {
                 let mut rig = Rig::new(flavour)?;
                 rig.test(&generation)?;
-                // Destinations are chosen with the index there is, so that "index hit" is the
-                // same address in both columns.
-                for case in cases(size)? {
+                for case in &cases {
                     for destinations in Destinations::ALL {
                         if !flavour.can(destinations) {
                             continue;
                         }
-                        let Some(sample) = rig.measure(&generation, &case, destinations)? else {
+                        let Some(sample) = rig.measure(&generation, case, destinations)? else {
                             continue;
                         };
-                        let row =
-                            Row::new(flavour.hook(), &case, size, index, destinations, sample);
+                        let row = Row::new(flavour.hook(), case, size, index, destinations, sample);
                         progress(&row);
                         report.rows.push(row);
                     }

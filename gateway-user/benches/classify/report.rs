@@ -5,17 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use comfy_table::{Table as TextTable, presets};
-use gateway_user::datapath::{
-    Blueprint, FeedIdentity, Generation, HookRequest, Interface, Pins, TcCarrier, XdpRequest,
-    bring_up,
-};
+use gateway_user::datapath::{Generation, Pins, bring_up};
 use gateway_user::policy::Table;
 use serde::Serialize;
-use xtask::testbed::{BpfFs, End, Namespace, Offloads, link};
 
 use crate::MARK;
 use crate::cases::{Case, Destinations};
 use crate::measure::Sample;
+use crate::site::{Site, blueprint, native_hook};
 
 /// Everything that was measured.
 #[derive(Default)]
@@ -123,34 +120,15 @@ impl TableCost {
 }
 
 fn load_to_publish(table: &Table) -> Result<Duration> {
-    let bpffs = BpfFs::new()?;
-    let (inside, outside) = (Namespace::new("bench")?, Namespace::new("peer")?);
-    let end = |namespace, interface, last| End {
-        namespace,
-        interface,
-        mac: [2, 0, 0, 0, 0, last],
-        addresses: &[],
-    };
-    link(&end(&inside, "lan0", 1), &end(&outside, "wan0", 2), Offloads::None)?;
-    let blueprint = Blueprint {
-        table: table.clone(),
-        mark: MARK,
-        feed: FeedIdentity { instance: None, version: None, digest: String::new() },
-        sets: Vec::new(),
-    };
-    inside.enter(|| {
-        let interface = find("lan0")?;
-        let request = HookRequest { interface, xdp: XdpRequest::Native, tc: TcCarrier::Best };
-        let lock = Pins::new(bpffs.pins()).lock()?;
+    let site = Site::new()?;
+    let blueprint = blueprint(table.clone());
+    site.inside.enter(|| {
+        let hook = native_hook()?;
+        let lock = Pins::new(site.bpffs.pins()).lock()?;
         let start = Instant::now();
-        bring_up(&lock, &blueprint, &[request], &mut |_| Ok(()))?;
+        bring_up(&lock, &blueprint, &[hook], &mut |_| Ok(()))?;
         Ok(start.elapsed())
     })?
-}
-
-pub(crate) fn find(name: &str) -> Result<Interface> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Interface::find(name)).context("interface of the benchmark")
 }
 
 impl Report {
