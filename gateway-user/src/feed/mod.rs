@@ -19,8 +19,13 @@ pub use canonical::{digest, embedded, write};
 pub use parse::{FeedError, MAX_BYTES, parse, read};
 pub use ports::{Ports, PortsError};
 
-/// Id of an endpoint set, as the feed numbers it; it never changes.
+/// Id of an endpoint set, as the feed numbers it; it never changes. From [`FIRST_OWN_ID`] on, an
+/// entry of the operator's own.
 pub type SetId = u32;
+
+/// The first id of the operator's own entries, which stand beside endpoint sets wherever it is
+/// said why traffic goes direct. A feed with an id this high is refused.
+pub const FIRST_OWN_ID: SetId = 1 << 31;
 
 /// One immutable, parsed copy of the endpoint list of one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::parse::Object;
-use super::{EndpointSet, Ports, SetId};
+use super::{EndpointSet, FIRST_OWN_ID, Ports, SetId};
 
 /// Why a record is refused: the field, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,8 @@ pub(super) fn id(record: &Object) -> Result<SetId, FieldError> {
     required(record, field)?
         .as_u64()
         .and_then(|id| SetId::try_from(id).ok())
-        .ok_or_else(|| error(field, "is not a whole number from 0 to 4294967295"))
+        .filter(|id| *id < FIRST_OWN_ID)
+        .ok_or_else(|| error(field, "is not a whole number from 0 to 2147483647"))
 }
 
 /// Reads the record with this id. Fields that are not known are left alone: Microsoft may add

@@ -21,7 +21,7 @@ use crate::feed::Snapshot;
 
 pub use crate::feed::SetId;
 pub use error::PolicyError;
-pub use rule::Rule;
+pub use rule::{Exclusion, Rule};
 pub use select::{Note, Policy, SIGN_IN_SET};
 pub use table::Table;
 
@@ -32,6 +32,8 @@ pub struct Compiled {
     pub table: Table,
     /// The rules the table was made from, by prefix, ascending.
     pub rules: Vec<Rule>,
+    /// What was cut out of them, by prefix, ascending.
+    pub exclusions: Vec<Exclusion>,
     /// What a person should know: what was left out and why, and what is dangerous.
     pub notes: Vec<Note>,
 }
@@ -63,7 +65,7 @@ pub fn compile(snapshot: &Snapshot, policy: &Policy) -> Result<Compiled, PolicyE
     let select::Selection { mut rules, notes } = select::select(snapshot, policy)?;
     rules.sort_unstable();
     let table = Table::from_rules(rules.iter().copied())?;
-    Ok(Compiled { table, rules, notes })
+    Ok(Compiled { table, rules, exclusions: Vec::new(), notes })
 }
 
 /// The name of a protocol in text and JSON.
