@@ -1,10 +1,12 @@
 //! The configuration file: what it says (strict TOML) and what it means (validated).
 
 mod file;
+mod guards;
 mod validate;
 
 use std::path::{Path, PathBuf};
 
+use crate::plan::Guards;
 use crate::policy::Policy;
 
 /// Where the configuration is when the command line does not say.
@@ -23,6 +25,8 @@ pub struct Config {
     pub on_stop: OnStop,
     /// Where the feed comes from.
     pub feed: FeedSource,
+    /// The limits that refuse a plan.
+    pub guards: Guards,
 }
 
 impl Config {

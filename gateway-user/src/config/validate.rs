@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::file::{self, File};
-use super::{Config, ConfigError, FeedSource, HookMode, Interface, Mark, OnStop};
+use super::{Config, ConfigError, FeedSource, HookMode, Interface, Mark, OnStop, guards};
 use crate::feed::Category;
 use crate::policy::Policy;
 
@@ -34,17 +34,23 @@ pub(super) fn validate(text: &str, path: &Path) -> Result<Config, ConfigError> {
             file::OnStop::Detach => OnStop::Detach,
         },
         feed: feed(&source, file.feed)?,
+        guards: guards::guards(&source, file.guards)?,
     })
 }
 
 /// The text, for line numbers, and its name.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     text: &'a str,
     path: &'a Path,
 }
 
 impl Source<'_> {
-    fn refuse<T>(&self, at: &Spanned<T>, field: &str, problem: impl Display) -> ConfigError {
+    pub(super) fn refuse<T>(
+        &self,
+        at: &Spanned<T>,
+        field: &str,
+        problem: impl Display,
+    ) -> ConfigError {
         let place = format!("{}:{}", self.path.display(), self.line(&at.span()));
         ConfigError { place, problem: format!("{field}: {problem}") }
     }
@@ -202,6 +208,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::Guards;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("/etc/b/c.toml")).map_err(|error| error.to_string())
@@ -223,6 +230,7 @@ mod tests {
                 policy: Policy::default(),
                 on_stop: OnStop::Keep,
                 feed: FeedSource::Embedded,
+                guards: Guards::default(),
             }
         );
     }
@@ -279,6 +287,7 @@ mod tests {
                 },
                 on_stop: OnStop::Detach,
                 feed: FeedSource::File(PathBuf::from("/etc/b/feed.json")),
+                guards: Guards::default(),
             }
         );
     }
