@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::file::{self, File};
-use super::{Config, ConfigError, FeedSource, HookMode, Interface, Mark, OnStop};
+use super::{Config, ConfigError, HookMode, Interface, Mark, OnStop};
 use crate::feed::Category;
 use crate::policy::Policy;
 
@@ -25,6 +25,7 @@ pub(super) fn validate(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let problem = format_args!("{version} is not supported; this binary reads {VERSION}");
         return Err(source.refuse(&file.version, "version", problem));
     }
+    let (feed, feed_options) = super::feed::feed(&source, &file.feed)?;
     Ok(Config {
         interfaces: interfaces(&source, file.interface)?,
         mark: mark(&source, file.mark)?,
@@ -33,18 +34,24 @@ pub(super) fn validate(text: &str, path: &Path) -> Result<Config, ConfigError> {
             file::OnStop::Keep => OnStop::Keep,
             file::OnStop::Detach => OnStop::Detach,
         },
-        feed: feed(&source, file.feed)?,
+        feed,
+        feed_options,
     })
 }
 
 /// The text, for line numbers, and its name.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     text: &'a str,
-    path: &'a Path,
+    pub(super) path: &'a Path,
 }
 
 impl Source<'_> {
-    fn refuse<T>(&self, at: &Spanned<T>, field: &str, problem: impl Display) -> ConfigError {
+    pub(super) fn refuse<T>(
+        &self,
+        at: &Spanned<T>,
+        field: &str,
+        problem: impl Display,
+    ) -> ConfigError {
         let place = format!("{}:{}", self.path.display(), self.line(&at.span()));
         ConfigError { place, problem: format!("{field}: {problem}") }
     }
@@ -185,16 +192,6 @@ fn categories(
         .collect()
 }
 
-fn feed(source: &Source<'_>, feed: file::Feed) -> Result<FeedSource, ConfigError> {
-    let Some(file) = feed.file else { return Ok(FeedSource::Embedded) };
-    if file.get_ref().as_os_str().is_empty() {
-        let problem = "empty; leave it out for the feed in the binary";
-        return Err(source.refuse(&file, "feed.file", problem));
-    }
-    let directory = source.path.parent().unwrap_or(Path::new(""));
-    Ok(FeedSource::File(directory.join(file.into_inner())))
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -202,6 +199,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::{FeedOptions, FeedSource};
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("/etc/b/c.toml")).map_err(|error| error.to_string())
@@ -223,6 +221,7 @@ mod tests {
                 policy: Policy::default(),
                 on_stop: OnStop::Keep,
                 feed: FeedSource::Embedded,
+                feed_options: FeedOptions::default(),
             }
         );
     }
@@ -279,6 +278,7 @@ mod tests {
                 },
                 on_stop: OnStop::Detach,
                 feed: FeedSource::File(PathBuf::from("/etc/b/feed.json")),
+                feed_options: FeedOptions::default(),
             }
         );
     }

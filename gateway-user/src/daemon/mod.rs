@@ -97,8 +97,10 @@ impl Plan {
     fn read(path: &std::path::Path) -> Result<Self, Failure> {
         let config = Config::read(path)?;
         let snapshot = match &config.feed {
-            FeedSource::Embedded => feed::embedded(),
             FeedSource::File(path) => feed::read(path),
+            FeedSource::Embedded | FeedSource::Url(_) | FeedSource::WebService { .. } => {
+                feed::embedded()
+            }
         }?;
         let compiled = policy::compile(&snapshot, &config.policy)?;
         for note in &compiled.notes {
