@@ -5,6 +5,7 @@ mod explain;
 mod feed;
 mod input;
 mod output;
+pub mod plan_text;
 mod policy;
 mod run;
 mod status;

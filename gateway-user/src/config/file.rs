@@ -19,6 +19,8 @@ pub(super) struct File {
     pub(super) policy: Policy,
     #[serde(default)]
     pub(super) feed: Feed,
+    #[serde(default)]
+    pub(super) guards: super::guards::Spec,
 }
 
 /// `on-stop`.

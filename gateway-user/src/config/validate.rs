@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::file::{self, File};
-use super::{Config, ConfigError, HookMode, Interface, Mark, OnStop};
+use super::{Config, ConfigError, HookMode, Interface, Mark, OnStop, guards};
 use crate::feed::Category;
 use crate::policy::Policy;
 
@@ -36,6 +36,7 @@ pub(super) fn validate(text: &str, path: &Path) -> Result<Config, ConfigError> {
         },
         feed,
         feed_options,
+        guards: guards::guards(&source, file.guards)?,
     })
 }
 
@@ -200,6 +201,7 @@ mod tests {
 
     use super::*;
     use crate::config::{FeedOptions, FeedSource};
+    use crate::plan::Guards;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("/etc/b/c.toml")).map_err(|error| error.to_string())
@@ -222,6 +224,7 @@ mod tests {
                 on_stop: OnStop::Keep,
                 feed: FeedSource::Embedded,
                 feed_options: FeedOptions::default(),
+                guards: Guards::default(),
             }
         );
     }
@@ -279,6 +282,7 @@ mod tests {
                 on_stop: OnStop::Detach,
                 feed: FeedSource::File(PathBuf::from("/etc/b/feed.json")),
                 feed_options: FeedOptions::default(),
+                guards: Guards::default(),
             }
         );
     }

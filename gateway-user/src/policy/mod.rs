@@ -22,6 +22,7 @@ use crate::feed::Snapshot;
 pub use crate::feed::SetId;
 pub use error::PolicyError;
 pub use rule::{Exclusion, Rule};
+pub(crate) use select::NAMED_ONLY;
 pub use select::{Note, Policy, SIGN_IN_SET};
 pub use table::Table;
 

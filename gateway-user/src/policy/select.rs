@@ -15,7 +15,7 @@ pub const SIGN_IN_SET: SetId = 56;
 
 /// Ports that go direct only for a set that is named: mail and name service are what an
 /// inspection chain exists to see.
-const NAMED_ONLY: [(Transport, u16); 3] =
+pub(crate) const NAMED_ONLY: [(Transport, u16); 3] =
     [(Transport::Tcp, 25), (Transport::Tcp, 53), (Transport::Udp, 53)];
 
 /// Sign-in hosts of the instances: the set that lists one is that instance's sign-in set.
