@@ -86,3 +86,74 @@ pub(super) fn guards(source: &Source<'_>, spec: Spec) -> Result<Guards, ConfigEr
         )?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// What a file says whose `[guards]`, in line 4, has `keys` from line 5 on.
+    fn parse(keys: &str) -> Result<Guards, String> {
+        let text = format!("version = 1\n[[interface]]\nname = \"lan0\"\n[guards]\n{keys}");
+        let config = Config::parse(&text, Path::new("c.toml"));
+        config.map(|config| config.guards).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_key_has_its_meaning() {
+        assert_eq!(parse(""), Ok(Guards::default()));
+        let keys = "max-prefixes-leaving = 0\nmax-space-leaving = 100\nmax-growth = 7\n\
+                    shortest-ipv4 = 1\nshortest-ipv6 = 128\n\
+                    allow = [\"own_network\", \"special_space\"]";
+        let guards = Guards {
+            max_prefixes_leaving: 0,
+            max_space_leaving: 100,
+            max_growth: 7,
+            shortest_ipv4: 1,
+            shortest_ipv6: 128,
+            allow: [Guard::OwnNetwork, Guard::SpecialSpace].into(),
+        };
+        assert_eq!(parse(keys), Ok(guards));
+    }
+
+    #[test]
+    fn limits_that_limit_nothing_or_everything_are_refused_with_line_and_field() {
+        for (keys, refusal) in [
+            (
+                "max-prefixes-leaving = 101",
+                "c.toml:5: guards.max-prefixes-leaving: 101 is no percentage from 0 to 100",
+            ),
+            (
+                "\nmax-space-leaving = 255",
+                "c.toml:6: guards.max-space-leaving: 255 is no percentage from 0 to 100",
+            ),
+            (
+                "max-growth = 0",
+                "c.toml:5: guards.max-growth: 0 times as many prefixes would refuse every feed; 1 is \
+                 no growth",
+            ),
+            (
+                "shortest-ipv4 = 33",
+                "c.toml:5: guards.shortest-ipv4: 33 is no prefix length from 1 to 32",
+            ),
+            (
+                "shortest-ipv6 = 0",
+                "c.toml:5: guards.shortest-ipv6: 0 is no prefix length from 1 to 128",
+            ),
+            (
+                "allow = [\"own_network\",\n\"no_prefixes\"]",
+                "c.toml:6: guards.allow: no_prefixes cannot be switched off: nothing would go direct",
+            ),
+            (
+                "allow = [\"everything\"]",
+                "c.toml:5: guards.allow: \"everything\" names no guard; there are version_back, \
+                 prefixes_leaving, space_leaving, table_growth, wide_prefix, special_space, \
+                 own_network, unnamed_port",
+            ),
+        ] {
+            assert_eq!(parse(keys), Err(refusal.to_owned()));
+        }
+    }
+}

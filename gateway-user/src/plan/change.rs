@@ -82,14 +82,18 @@ impl Plan {
         let compiled = old.map(|old| old.compiled);
         let old_rules = compiled.map_or(&[][..], |compiled| &compiled.rules);
         let old_exclusions = compiled.map_or(&[][..], |compiled| &compiled.exclusions);
+        let rules_entering = missing(&new.compiled.rules, old_rules);
+        let rules_leaving = missing(old_rules, &new.compiled.rules);
+        let changed: BTreeSet<SetId> =
+            rules_entering.iter().chain(&rules_leaving).map(|rule| rule.set).collect();
         Self {
             old_feed: old.map(|old| old.snapshot.identity()),
             new_feed: new.snapshot.identity(),
             ipv4: FamilyTotals::between(compiled, new.compiled, false),
             ipv6: FamilyTotals::between(compiled, new.compiled, true),
-            sets: sets::between(old, new),
-            rules_entering: missing(&new.compiled.rules, old_rules),
-            rules_leaving: missing(old_rules, &new.compiled.rules),
+            sets: sets::between(old, new, &changed),
+            rules_entering,
+            rules_leaving,
             exclusions_entering: missing(&new.compiled.exclusions, old_exclusions),
             exclusions_leaving: missing(old_exclusions, &new.compiled.exclusions),
         }

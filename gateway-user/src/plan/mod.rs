@@ -7,6 +7,7 @@
 //! equal inputs, equal bytes.
 
 mod change;
+mod check;
 mod gateway;
 mod guard;
 mod own;
@@ -17,7 +18,8 @@ mod special;
 mod wire;
 
 pub use change::{FamilyTotals, Plan, Side, Touched, touched};
-pub use gateway::GatewayNetworks;
-pub use guard::{Guard, Guards, Trigger, check};
+pub use check::check;
+pub use gateway::{GatewayError, GatewayNetworks};
+pub use guard::{Guard, Guards, Trigger};
 pub use refusal::Refusal;
 pub use sets::SetChange;

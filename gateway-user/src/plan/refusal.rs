@@ -1,4 +1,4 @@
-//! A refused plan: which guard, what it saw, its limit, and how to accept the plan all the same.
+//! A refused plan: which guard, what it saw, its limit, and how to have the plan all the same.
 
 use std::fmt;
 
@@ -21,16 +21,29 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// The refusal that a failure to compile amounts to: no prefix left, or the whole internet.
-    /// Other failures are of the policy, not of the feed's making, and no guard's business.
+    /// The refusal that a failure to compile amounts to, where a feed can bring it about: nothing
+    /// direct, or the whole internet. Neither can be accepted, because there is no table.
     #[must_use]
     pub fn of_policy_error(error: &PolicyError) -> Option<Self> {
-        let guard = match error {
-            PolicyError::Empty => Guard::NoPrefixes,
-            PolicyError::WholeInternet { .. } => Guard::WidePrefix,
-            _ => return None,
-        };
-        Some(Self { guard, what: error.to_string(), limit: String::new(), accept: String::new() })
+        match error {
+            PolicyError::Empty => Some(Self {
+                guard: Guard::NoPrefixes,
+                what: "the policy selects no prefix of this feed".to_owned(),
+                limit: "something has to be direct".to_owned(),
+                accept: "cannot be accepted; select more, or run `breakout365 down`".to_owned(),
+            }),
+            PolicyError::WholeInternet { prefix, set } => Some(Self {
+                guard: Guard::WidePrefix,
+                what: format!("set {set} lists {prefix}, the whole internet"),
+                limit: "no table holds that".to_owned(),
+                accept: format!("cannot be accepted; add set {set} to policy.exclude-sets"),
+            }),
+            PolicyError::UnknownSet { .. }
+            | PolicyError::UnknownArea { .. }
+            | PolicyError::TooManyRanges { .. }
+            | PolicyError::TooManyPortSets { .. }
+            | PolicyError::TooManyGroups { .. } => None,
+        }
     }
 }
 
@@ -38,6 +51,6 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { guard, what, limit, accept } = self;
-        write!(f, "{}: {what}; {limit}; {accept}", guard.name())
+        write!(f, "{guard}: {what}; {limit}; {accept}")
     }
 }

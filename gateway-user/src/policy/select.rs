@@ -65,7 +65,7 @@ impl Policy {
         self.include_sets.contains(&set.id)
     }
 
-    fn fits(&self, set: &EndpointSet) -> bool {
+    pub(crate) fn fits(&self, set: &EndpointSet) -> bool {
         let areas = self.service_areas.as_ref();
         self.categories.contains(&set.category)
             && areas.is_none_or(|areas| areas.contains(&set.service_area))
