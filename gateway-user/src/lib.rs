@@ -3,7 +3,7 @@
 //! Reading order, along the way of the data: [`feed`] reads what Microsoft publishes into a
 //! `Snapshot`; [`config`] reads what the operator wants; [`policy`] compiles both into a
 //! [`policy::Table`]; [`plan`] says what that changes, and refuses too much; [`datapath`] turns a table into a generation in the kernel and publishes it;
-//! [`daemon`] keeps that going; [`cli`] is the verbs of the one binary, and [`exit`] what they
+//! [`daemon`] keeps that going and tells what [`observe`] describes; [`cli`] is the verbs of the one binary, and [`exit`] what they
 //! tell the shell. Everything up to `policy` is pure.
 
 #![deny(unsafe_code)]
@@ -14,5 +14,6 @@ pub mod daemon;
 pub mod datapath;
 pub mod exit;
 pub mod feed;
+pub mod observe;
 pub mod plan;
 pub mod policy;

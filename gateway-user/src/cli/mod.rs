@@ -1,11 +1,13 @@
 //! The verbs of `breakout365`, one file each.
 
+mod control;
 mod down;
 mod explain;
 mod feed;
 mod input;
 mod output;
-pub mod plan_text;
+mod plan;
+mod plan_text;
 mod policy;
 mod run;
 mod status;
@@ -27,6 +29,14 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/breakout365")]
     pub pins: PathBuf,
 
+    /// Directory for what outlives the daemon: last good feed, journal
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/breakout365")]
+    pub state_dir: PathBuf,
+
+    /// Directory of the daemon's sockets
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/breakout365")]
+    pub run_dir: PathBuf,
+
     /// What to do
     #[command(subcommand)]
     pub verb: Verb,
@@ -47,6 +57,17 @@ pub enum Verb {
     /// What the policy makes of the feed.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    /// What waits for a person, and what a reload would change.
+    #[command(subcommand)]
+    Plan(plan::PlanVerb),
+    /// Take the configuration into use.
+    Reload(control::ReloadArgs),
+    /// Take the configuration into use, on trial.
+    Apply(control::ApplyArgs),
+    /// Keep what was applied.
+    Confirm(control::ConfirmArgs),
+    /// Go to the generation before.
+    Rollback(control::RollbackArgs),
     /// Take back everything that is ours.
     Down(down::DownArgs),
 }
@@ -73,11 +94,16 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<(), Failure> {
     let pins = Pins::new(&cli.pins);
     match &cli.verb {
-        Verb::Run(args) => run::run(args, &pins),
-        Verb::Status(args) => status::run(args, &pins),
+        Verb::Run(args) => run::run(args, cli),
+        Verb::Status(args) => status::run(args, &pins, &cli.run_dir),
         Verb::Explain(args) => explain::run(args, &pins),
         Verb::Feed(verb) => feed::run(verb),
         Verb::Policy(verb) => policy::run(verb),
+        Verb::Plan(verb) => verb.run(&cli.run_dir),
+        Verb::Reload(args) => args.run(&cli.run_dir),
+        Verb::Apply(args) => args.run(&cli.run_dir),
+        Verb::Confirm(args) => args.run(&cli.run_dir),
+        Verb::Rollback(args) => args.run(&cli.run_dir),
         Verb::Down(args) => down::run(args, &pins),
     }
 }
