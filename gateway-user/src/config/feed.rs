@@ -16,11 +16,10 @@ use super::validate::Source;
 
 /// Microsoft's web service.
 const SERVICE: &str = "https://endpoints.office.com";
-const HOUR: Duration = Duration::from_secs(60 * 60);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const DEFAULT_MAX_AGE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// Less often than this is a mistake in a unit.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const HOUR: Duration = Duration::from_hours(1);
+const DEFAULT_MAX_AGE: Duration = Duration::from_hours(14 * 24);
+/// More than a year is a mistake in a unit.
+const MOST_DAYS: u64 = 366;
 
 /// Where the feed comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,10 +186,13 @@ pub(super) fn feed(
         on_stale: spec.on_stale,
         hold_additions: spec.hold_additions,
     };
-    if let (Some(at), true) = (&spec.max_age, options.max_age < options.poll_interval) {
-        let problem =
-            "shorter than feed.poll-interval: every feed would be stale at its next check";
-        return Err(source.refuse(at, "feed.max-age", problem));
+    if options.max_age < options.poll_interval {
+        // One of them is in the file: the defaults agree with each other.
+        if let Some(at) = spec.max_age.as_ref().or(spec.poll_interval.as_ref()) {
+            let problem = "shorter than feed.poll-interval: every feed would be stale before its \
+                           next check";
+            return Err(source.refuse(at, "feed.max-age", problem));
+        }
     }
     Ok((from, options))
 }
@@ -301,8 +303,8 @@ fn poll_interval(
     let Some(at) = &spec.poll_interval else { return Ok(HOUR) };
     let field = "feed.poll-interval";
     let interval = duration(source, at, field, Duration::from_secs(1))?;
-    let is_microsofts =
-        matches!(from, FeedSource::WebService { base, .. } if base.as_str().starts_with(SERVICE));
+    let is_microsofts = matches!(from, FeedSource::WebService { base, .. }
+        if parsed(SERVICE).is_ok_and(|service| service.host() == base.host()));
     if is_microsofts && interval < HOUR {
         let problem = format_args!(
             "{:?} is less than 1h, and Microsoft asks for no more than that",
@@ -330,9 +332,8 @@ fn duration(
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
         .ok_or_else(|| refuse(&"is not a time such as \"90s\", \"5m\", \"1h\" or \"14d\""))?;
-    if duration < shortest || duration > LONGEST {
-        let days = LONGEST.as_secs() / DAY.as_secs();
-        let problem = format_args!("is not from {}s to {days}d", shortest.as_secs());
+    if duration < shortest || duration > Duration::from_hours(MOST_DAYS * 24) {
+        let problem = format_args!("is not from {}s to {MOST_DAYS}d", shortest.as_secs());
         return Err(refuse(&problem));
     }
     Ok(duration)

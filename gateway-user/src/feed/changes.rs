@@ -91,10 +91,10 @@ impl Changes {
         let mut dates: BTreeMap<(SetId, IpNet), (Option<&str>, Date)> = BTreeMap::new();
         for change in &self.changes {
             let Some(date) = change.effective else { continue };
-            let dated = (change.version.as_deref(), date);
+            let this = (change.version.as_deref(), date);
             for prefix in &change.added {
-                let newest = dates.entry((change.set, *prefix)).or_insert(dated);
-                *newest = dated.max(*newest);
+                let newest = dates.entry((change.set, *prefix)).or_insert(this);
+                *newest = this.max(*newest);
             }
         }
         dates.into_iter().map(|(key, (_, date))| (key, date)).collect()

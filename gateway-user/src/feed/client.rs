@@ -17,7 +17,7 @@ use crate::config::{FeedOptions, FeedSource, Instance};
 /// How often an answer may send to another place of the same host.
 const MOST_REDIRECTS: usize = 3;
 /// A server's wish to be left alone is not a way to be left alone for good.
-const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
+const LONGEST_PAUSE: Duration = Duration::from_hours(24);
 
 /// How long and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Default for Limits {
         Self {
             connect: Duration::from_secs(10),
             read: Duration::from_secs(30),
-            total: Duration::from_secs(120),
+            total: Duration::from_mins(2),
             body: 8 << 20,
         }
     }
@@ -201,13 +201,10 @@ impl Client {
 
     async fn get(&self, url: Url) -> Result<Vec<u8>, FetchError> {
         let total = self.limits.total;
-        match tokio::time::timeout(total, self.follow(&url)).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let cause = format_args!("no whole answer within {} s", total.as_secs_f32());
-                Err(FetchError::new(Kind::Timeout, plain(&url), cause))
-            }
-        }
+        tokio::time::timeout(total, self.follow(&url)).await.unwrap_or_else(|_| {
+            let cause = format_args!("no whole answer within {} s", total.as_secs_f32());
+            Err(FetchError::new(Kind::Timeout, plain(&url), cause))
+        })
     }
 
     /// Gets `url`, and where its host sends on to, as long as it is the same host.
@@ -217,7 +214,7 @@ impl Client {
             let request = self.http.get(at.clone()).header(ACCEPT, "application/json");
             let response =
                 request.send().await.map_err(|error| FetchError::transport(&at, &error))?;
-            if !response.status().is_redirection() {
+            if !leads_on(response.status()) {
                 return self.body(&at, response).await;
             }
             at = target(&at, &response)?;
@@ -272,6 +269,18 @@ struct Latest {
 fn other_instance(url: &Url, asked: Instance, got: &str) -> FetchError {
     let cause = format_args!("asked for {asked}, answered for {got:?}");
     FetchError::new(Kind::Instance, plain(url), cause)
+}
+
+/// RFC 9110, section 15.4; the others of the 300s are no answer to what was asked.
+fn leads_on(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::MOVED_PERMANENTLY
+            | StatusCode::FOUND
+            | StatusCode::SEE_OTHER
+            | StatusCode::TEMPORARY_REDIRECT
+            | StatusCode::PERMANENT_REDIRECT
+    )
 }
 
 /// Where a redirect leads; another scheme, host or port is refused.

@@ -10,7 +10,7 @@ use url::Url;
 use super::FeedError;
 
 /// How long the web service wants to be left alone after too many requests.
-pub const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(60 * 60);
+pub const RATE_LIMIT_PAUSE: Duration = Duration::from_hours(1);
 
 /// Why the feed could not be fetched: the URL, the cause, and what to do, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -142,24 +142,16 @@ impl FetchError {
 
     /// What reqwest says, in a line of ours: its own names the URL with the client's id.
     pub(super) fn transport(url: &Url, error: &reqwest::Error) -> Self {
-        let kind = if error.is_timeout() {
-            Kind::Timeout
+        let (kind, what) = if error.is_timeout() {
+            (Kind::Timeout, "no answer in time")
         } else if error.is_dns() {
-            Kind::Dns
-        } else if of_tls(error) {
-            Kind::Tls
+            (Kind::Dns, "no address")
+        } else if chain(error).any(<dyn Error>::is::<rustls::Error>) {
+            (Kind::Tls, "not trusted")
         } else if error.is_connect() {
-            Kind::Connect
+            (Kind::Connect, "no connection")
         } else {
-            Kind::Body
-        };
-        let what = match kind {
-            Kind::Timeout if error.is_connect() => "no connection in time",
-            Kind::Timeout => "no answer in time",
-            Kind::Dns => "no address",
-            Kind::Tls => "not trusted",
-            Kind::Connect => "no connection",
-            _ => "the answer is not whole",
+            (Kind::Body, "the answer is not whole")
         };
         Self::new(kind, plain(url), format_args!("{what}: {}", root_cause(error)))
     }
@@ -170,10 +162,6 @@ pub(super) fn plain(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.to_string()
-}
-
-fn of_tls(error: &reqwest::Error) -> bool {
-    chain(error).any(|cause| cause.is::<rustls::Error>())
 }
 
 fn root_cause(error: &reqwest::Error) -> String {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The pause after a first failure; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_mins(1);
 /// Part of a pause that chance may add: a fifth. It only adds, because Microsoft asks for no more
 /// than one check an hour.
 const JITTER_PART: u64 = 5;
@@ -59,7 +59,7 @@ mod tests {
 
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     #[test]
     fn pauses_double_from_a_minute_to_the_interval_and_begin_anew_after_a_success() {
@@ -105,7 +105,7 @@ mod tests {
             let longest = interval.max(asked.unwrap_or_default()) * 6 / 5;
             prop_assert!(delay <= longest, "{delay:?}");
             prop_assert!(delay >= asked.unwrap_or_default(), "{delay:?}");
-            prop_assert!(delay >= interval.min(Duration::from_secs(60)), "{delay:?}");
+            prop_assert!(delay >= interval.min(FIRST_PAUSE), "{delay:?}");
         }
 
         #[test]
