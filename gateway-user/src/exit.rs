@@ -35,6 +35,8 @@ pub enum Exit {
     Datapath = 10,
     /// The loaded program and the oracle say different things.
     Disagreement = 11,
+    /// A capture cannot be read.
+    Capture = 13,
 }
 
 /// Why a command did not do what was asked: one line that says what, where and what to do next.

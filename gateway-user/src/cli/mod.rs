@@ -6,6 +6,7 @@ mod feed;
 mod input;
 mod output;
 mod policy;
+mod replay;
 mod run;
 mod status;
 
@@ -46,6 +47,8 @@ pub enum Verb {
     /// What the policy makes of the feed.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    /// What would become of the packets of a capture.
+    Replay(replay::ReplayArgs),
     /// Take back everything that is ours.
     Down(down::DownArgs),
 }
@@ -77,6 +80,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Explain(args) => explain::run(args, &pins),
         Verb::Feed(verb) => feed::run(verb),
         Verb::Policy(verb) => policy::run(verb),
+        Verb::Replay(args) => replay::run(args),
         Verb::Down(args) => down::run(args, &pins),
     }
 }
