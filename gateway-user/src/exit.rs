@@ -40,6 +40,8 @@ pub enum Exit {
     Disagreement = 11,
     /// The feed could not be fetched.
     Fetch = 12,
+    /// A capture cannot be read.
+    Capture = 13,
     /// Guards hold the plan; what served before goes on.
     Guard = 14,
     /// No daemon answers, or not as it should.

@@ -7,8 +7,9 @@ mod feed;
 mod input;
 mod output;
 mod plan;
-mod plan_text;
+pub mod plan_text;
 mod policy;
+mod replay;
 mod run;
 mod status;
 
@@ -68,6 +69,8 @@ pub enum Verb {
     Confirm(control::ConfirmArgs),
     /// Go to the generation before.
     Rollback(control::RollbackArgs),
+    /// What would become of the packets of a capture.
+    Replay(replay::ReplayArgs),
     /// Take back everything that is ours.
     Down(down::DownArgs),
 }
@@ -104,6 +107,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Apply(args) => args.run(&cli.run_dir),
         Verb::Confirm(args) => args.run(&cli.run_dir),
         Verb::Rollback(args) => args.run(&cli.run_dir),
+        Verb::Replay(args) => replay::run(args),
         Verb::Down(args) => down::run(args, &pins),
     }
 }

@@ -7,7 +7,6 @@ use super::plan_text;
 use crate::daemon::PlanReport;
 use crate::daemon::control::{Request, ask};
 use crate::exit::{Exit, Failure};
-use crate::plan::Touched;
 
 /// Verbs of the plan.
 #[derive(Debug, clap::Subcommand)]
@@ -68,13 +67,5 @@ fn text(report: &PlanReport) -> String {
     } else {
         "nothing waits; a reload would do this:".to_owned()
     };
-    let Touched { bytes, of_total } = touched;
-    let share = match bytes.saturating_mul(100).checked_div(*of_total) {
-        Some(share) => format!(
-            "\nof {of_total} bytes that went direct since the generation was loaded, at most \
-             {bytes} ({share} %) belong to sets that lose something"
-        ),
-        None => String::new(),
-    };
-    format!("{head}\n{}{share}", plan_text::text(plan, refusals))
+    format!("{head}\n{}\n{}", plan_text::text(plan, refusals), plan_text::touched(touched))
 }
