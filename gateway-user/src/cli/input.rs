@@ -33,7 +33,7 @@ impl Input {
         let source = config.as_ref().map(|config| &config.feed);
         let snapshot = match (&self.feed, source) {
             (Some(path), _) | (None, Some(FeedSource::File(path))) => feed::read(path)?,
-            (None, Some(FeedSource::Embedded) | None) => feed::embedded()?,
+            (None, _) => feed::embedded()?,
         };
         let policy = config.map(|config| config.policy).unwrap_or_default();
         let compiled = policy::compile(&snapshot, &policy)?;

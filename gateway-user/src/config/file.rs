@@ -1,9 +1,9 @@
 //! What the configuration file says: the shape of the TOML, every value with its place.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 use toml::Spanned;
+
+use super::feed::Feed;
 
 /// The whole file. A key that is not here is refused.
 #[derive(Debug, Deserialize)]
@@ -73,11 +73,4 @@ pub(super) struct Policy {
     pub(super) exclude_sets: Vec<Spanned<u32>>,
     pub(super) ipv4: Option<Spanned<bool>>,
     pub(super) ipv6: Option<Spanned<bool>>,
-}
-
-/// `[feed]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct Feed {
-    pub(super) file: Option<Spanned<PathBuf>>,
 }

@@ -121,6 +121,31 @@ impl Plan {
         applied(exclusions, &self.exclusions_leaving, &self.exclusions_entering)
     }
 
+    /// What enters and leaves, in one line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let family = |name: &str, totals: &FamilyTotals| {
+            let FamilyTotals { prefixes_before, prefixes_after, .. } = totals;
+            let FamilyTotals { prefixes_entering, prefixes_leaving, .. } = totals;
+            format!(
+                "{name} {prefixes_before} -> {prefixes_after} prefixes (+{prefixes_entering} \
+                 -{prefixes_leaving})"
+            )
+        };
+        let exclusions =
+            self.exclusions_entering.len().saturating_add(self.exclusions_leaving.len());
+        let mut summary = format!(
+            "{}, {}, {} sets change",
+            family("IPv4", &self.ipv4),
+            family("IPv6", &self.ipv6),
+            self.sets.len()
+        );
+        if exclusions > 0 {
+            summary.push_str(&format!(", {exclusions} exclusions change"));
+        }
+        summary
+    }
+
     /// The name by which a person accepts or rejects it: twelve hexadecimal digits of the SHA-256
     /// of its JSON. Equal plans have equal names.
     #[must_use]
