@@ -48,7 +48,7 @@ pub fn decide<T: Tables + ?Sized>(key: &FlowKey, tables: &T) -> Decision {
         Transport::Udp => &ports.udp,
     };
     match group_of(ranges, key.destination_port) {
-        Some(group) => Decision::direct(group),
+        Some(group) => Decision::by_group(group),
         None => Decision::inspect(Reason::PortNotListed),
     }
 }

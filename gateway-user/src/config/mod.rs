@@ -1,6 +1,7 @@
 //! The configuration file: what it says (strict TOML) and what it means (validated).
 
 mod file;
+mod own;
 mod validate;
 
 use std::path::{Path, PathBuf};

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use canonical::{digest, embedded, write};
 pub use parse::{FeedError, MAX_BYTES, parse, read};
 pub use ports::{Ports, PortsError};
+pub(crate) use record::{is_tidy, prefix};
 
 /// Id of an endpoint set, as the feed numbers it; it never changes. From [`FIRST_OWN_ID`] on, an
 /// entry of the operator's own.

@@ -8,7 +8,7 @@ use gateway_common::{Tables, Word};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
 
-use super::{PolicyError, Rule, index, union};
+use super::{Exclusion, Names, PolicyError, Rule, Sources, index, union};
 use crate::feed::SetId;
 
 /// Everything a generation is filled with, and, through [`Tables`], the oracle it is tested
@@ -27,6 +27,8 @@ pub struct Table {
     pub(super) index_v6: Vec<u16>,
     /// Blocks of both families by id.
     pub(super) blocks: Vec<Block>,
+    /// Whose traffic the rules are for.
+    pub(super) sources: Sources,
 }
 
 impl Table {
@@ -37,16 +39,50 @@ impl Table {
     /// No rule at all, a rule for the whole internet, more port ranges than a [`PortSet`] holds,
     /// or more port sets or groups than there are ids. Nothing is ever cut to fit.
     pub fn from_rules<I: IntoIterator<Item = Rule>>(rules: I) -> Result<Self, PolicyError> {
-        let union = union::complete(rules)?;
+        Self::from_rules_except(rules, [])
+    }
+
+    /// The table of these rules, with holes where an exclusion has its prefix, protocol and ports.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::from_rules`]; also rules that are excluded altogether.
+    pub fn from_rules_except<I, E>(rules: I, exclusions: E) -> Result<Self, PolicyError>
+    where
+        I: IntoIterator<Item = Rule>,
+        E: IntoIterator<Item = Exclusion>,
+    {
+        Self::complete(rules, exclusions, &Names::default()).map(|(table, _)| table)
+    }
+
+    /// As [`Self::from_rules_except`], with names for refusals; also says which excludes cut.
+    pub(super) fn complete<I, E>(
+        rules: I,
+        exclusions: E,
+        names: &Names,
+    ) -> Result<(Self, BTreeSet<u16>), PolicyError>
+    where
+        I: IntoIterator<Item = Rule>,
+        E: IntoIterator<Item = Exclusion>,
+    {
+        let union = union::complete(rules, exclusions, names)?;
         let index = index::build(&union.prefixes);
-        Ok(Self {
+        let table = Self {
             prefixes: union.prefixes,
             port_sets: union.port_sets,
             groups: union.groups,
             index_v4: index.v4,
             index_v6: index.v6,
             blocks: index.blocks,
-        })
+            sources: Sources::default(),
+        };
+        Ok((table, union.cutting))
+    }
+
+    /// The same table for the traffic of these sources only.
+    #[must_use]
+    pub fn for_sources(self, sources: Sources) -> Self {
+        Self { sources, ..self }
     }
 
     /// The same table with every look-up left to the tries: what the index is measured against.
@@ -79,6 +115,9 @@ impl Table {
         }
         for group in &self.groups {
             hash.update(format!("{group:?}\n"));
+        }
+        if self.sources.are_listed() {
+            hash.update(format!("{:?}\n", self.sources));
         }
         // The index and the blocks follow from the prefixes.
         let digest = hash.finalize();
@@ -119,6 +158,12 @@ impl Table {
     #[must_use]
     pub fn blocks(&self) -> &[Block] {
         &self.blocks
+    }
+
+    /// Whose traffic the rules are for.
+    #[must_use]
+    pub fn sources(&self) -> &Sources {
+        &self.sources
     }
 
     /// The longest prefix that covers `address`, with its port set.
