@@ -134,7 +134,7 @@ pub(super) fn sources(
             .map(|text| prefix(source, text, field))
             .collect::<Result<_, _>>()?;
     }
-    for name in interfaces.iter().flat_map(|list| list.get_ref()) {
+    for name in interfaces.iter().flat_map(Spanned::get_ref) {
         if !inside.iter().any(|interface| interface.name == *name.get_ref()) {
             let problem = format_args!("{:?} is no [[interface]] of this file", name.get_ref());
             return Err(source.refuse(name, "policy.sources.interfaces", problem));

@@ -16,8 +16,8 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, FeedSource, HookMode, OnStop};
 use crate::datapath::{
-    Blueprint, DatapathError, FeedIdentity, HookRequest, Interface, Lock, Pins, Published,
-    SetIdentity, TcCarrier, XdpRequest, bring_up, require_privileges, take_down,
+    Blueprint, DatapathError, FeedIdentity, HookRequest, Interface, Lock, OwnIdentity, Pins,
+    Published, SetIdentity, TcCarrier, XdpRequest, bring_up, require_privileges, take_down,
 };
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, Snapshot};
@@ -115,9 +115,14 @@ impl Plan {
 
 fn blueprint(config: &Config, snapshot: &Snapshot, compiled: Compiled) -> Blueprint {
     let selected: BTreeSet<_> = compiled.table.groups().iter().flatten().copied().collect();
+    let names = policy::Names::of(&config.policy);
+    let own = selected
+        .iter()
+        .filter_map(|id| Some(OwnIdentity { id: *id, name: names.include(*id)? }))
+        .collect();
     let sets = selected
-        .into_iter()
-        .filter_map(|id| snapshot.sets.get(&id))
+        .iter()
+        .filter_map(|id| snapshot.sets.get(id))
         .map(|set| SetIdentity {
             id: set.id,
             service_area: set.service_area.clone(),
@@ -133,6 +138,7 @@ fn blueprint(config: &Config, snapshot: &Snapshot, compiled: Compiled) -> Bluepr
             digest: snapshot.digest.clone(),
         },
         sets,
+        own,
     }
 }
 

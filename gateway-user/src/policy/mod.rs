@@ -58,10 +58,14 @@ impl Compiled {
     #[must_use]
     pub fn excludes_cutting(&self, prefix: IpNet) -> BTreeSet<u16> {
         let covers = |outer: &IpNet| outer.contains(&prefix);
+        let exclusions: Vec<&Exclusion> =
+            self.exclusions.iter().filter(|exclusion| covers(&exclusion.prefix)).collect();
+        if exclusions.is_empty() {
+            return BTreeSet::new();
+        }
         let rules: Vec<&Rule> = self.rules.iter().filter(|rule| covers(&rule.prefix)).collect();
-        self.exclusions
-            .iter()
-            .filter(|exclusion| covers(&exclusion.prefix))
+        exclusions
+            .into_iter()
             .filter(|exclusion| rules.iter().any(|rule| exclusion.cuts_ports_of(rule)))
             .map(|exclusion| exclusion.exclude)
             .collect()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gateway_common::abi::{Block, INDEX_ENTRIES, PortSet, Slot};
-use gateway_common::{Tables, Word};
+use gateway_common::{Decision, Tables, Word, classify, decide, parse};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
 
@@ -166,6 +166,18 @@ impl Table {
         &self.sources
     }
 
+    /// What the oracle says of a frame that came in by the interface `ingress`.
+    #[must_use]
+    pub fn decide_frame(&self, frame: &[u8], ingress: Option<&str>) -> Decision {
+        if !ingress.is_some_and(|name| self.sources.interfaces.contains(name)) {
+            return classify(frame, self);
+        }
+        match parse(frame) {
+            Ok(key) => decide(&key, self),
+            Err(reason) => Decision::inspect(reason),
+        }
+    }
+
     /// The longest prefix that covers `address`, with its port set.
     #[must_use]
     pub fn longest(&self, address: IpAddr) -> Option<(IpNet, u16)> {
@@ -206,5 +218,22 @@ impl Tables for Table {
 
     fn port_set(&self, id: u16) -> Option<&PortSet> {
         self.port_sets.get(usize::from(id))
+    }
+
+    fn scoped(&self) -> bool {
+        self.sources.are_listed()
+    }
+
+    /// What is asked of a table alone has come in by no interface.
+    fn admits_ingress(&self) -> bool {
+        false
+    }
+
+    fn admits_v4(&self, source: [u8; 4]) -> bool {
+        self.sources.covering(Ipv4Addr::from(source).into()).is_some()
+    }
+
+    fn admits_v6(&self, source: [u8; 16]) -> bool {
+        self.sources.covering(Ipv6Addr::from(source).into()).is_some()
     }
 }

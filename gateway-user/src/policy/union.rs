@@ -211,7 +211,7 @@ impl<'a> Unions<'a> {
             for (first, last, part) in parts {
                 let group = match part {
                     Part::Excluded => EXCLUDED_GROUP,
-                    Part::Direct(sets) => self.group(sets, prefix)?,
+                    Part::Direct(sets) => self.group(&sets, prefix)?,
                 };
                 ranges.push((transport, first, last, group));
             }
@@ -222,10 +222,10 @@ impl<'a> Unions<'a> {
             .ok_or(PolicyError::TooManyPortSets { prefix })
     }
 
-    fn group(&mut self, sets: BTreeSet<SetId>, prefix: IpNet) -> Result<u16, PolicyError> {
+    fn group(&mut self, sets: &BTreeSet<SetId>, prefix: IpNet) -> Result<u16, PolicyError> {
         let id = self.groups.id(sets.clone());
         u16::try_from(id).ok().filter(|group| *group < EXCLUDED_GROUP).ok_or_else(|| {
-            PolicyError::TooManyGroups { prefix, of: self.names.list(&sets, &BTreeSet::new()) }
+            PolicyError::TooManyGroups { prefix, of: self.names.list(sets, &BTreeSet::new()) }
         })
     }
 
