@@ -3,6 +3,7 @@
 mod feed;
 mod file;
 mod guards;
+mod own;
 mod validate;
 
 use std::path::Path;

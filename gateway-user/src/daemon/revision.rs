@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::datapath::{Blueprint, FeedIdentity, SetIdentity};
+use crate::datapath::{Blueprint, FeedIdentity, OwnIdentity, SetIdentity};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, Snapshot};
 use crate::plan::Side;
-use crate::policy::{self, Compiled, PolicyError};
+use crate::policy::{self, Compiled, Names, PolicyError};
 
 /// What a generation is made from.
 #[derive(Clone, Debug)]
@@ -108,9 +108,14 @@ impl Revision {
     pub(super) fn blueprint(&self, _inspecting: bool) -> Blueprint {
         let selected: BTreeSet<_> =
             self.compiled.table.groups().iter().flatten().copied().collect();
+        let names = Names::of(&self.config.policy);
+        let own = selected
+            .iter()
+            .filter_map(|id| Some(OwnIdentity { id: *id, name: names.include(*id)? }))
+            .collect();
         let sets = selected
-            .into_iter()
-            .filter_map(|id| self.snapshot.sets.get(&id))
+            .iter()
+            .filter_map(|id| self.snapshot.sets.get(id))
             .map(|set| SetIdentity {
                 id: set.id,
                 service_area: set.service_area.clone(),
@@ -122,6 +127,7 @@ impl Revision {
             mark: self.config.mark,
             feed: self.feed(),
             sets,
+            own,
         }
     }
 }

@@ -32,11 +32,11 @@ impl Refusal {
                 limit: "something has to be direct".to_owned(),
                 accept: "cannot be accepted; select more, or run `breakout365 down`".to_owned(),
             }),
-            PolicyError::WholeInternet { prefix, set } => Some(Self {
+            PolicyError::WholeInternet { prefix, of } => Some(Self {
                 guard: Guard::WidePrefix,
-                what: format!("set {set} lists {prefix}, the whole internet"),
+                what: format!("{of} lists {prefix}, the whole internet"),
                 limit: "no table holds that".to_owned(),
-                accept: format!("cannot be accepted; add set {set} to policy.exclude-sets"),
+                accept: format!("cannot be accepted; leave {of} out of the policy"),
             }),
             PolicyError::UnknownSet { .. }
             | PolicyError::UnknownArea { .. }
