@@ -29,7 +29,7 @@ pub(super) struct Loaded {
 impl Input {
     /// Reads and compiles. Without a configuration the default policy holds.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
-        let config = self.config()?;
+        let config = config(self.config.as_deref())?;
         let source = config.as_ref().map(|config| &config.feed);
         let snapshot = match (&self.feed, source) {
             (Some(path), _) | (None, Some(FeedSource::File(path))) => feed::read(path)?,
@@ -39,20 +39,19 @@ impl Input {
         let compiled = policy::compile(&snapshot, &policy)?;
         Ok(Loaded { policy, snapshot, compiled })
     }
+}
 
-    fn config(&self) -> Result<Option<Config>, Failure> {
-        if let Some(path) = &self.config {
-            return Ok(Some(Config::read(path)?));
-        }
-        let path = Path::new(config::DEFAULT_PATH);
-        // Not `exists`: a file that may not be seen would pass for none, and the answer would be
-        // about another policy.
-        match path.try_exists() {
-            Ok(true) => Ok(Some(Config::read(path)?)),
-            Ok(false) => Ok(None),
-            Err(error) => {
-                Err(Failure::new(Exit::Config, format_args!("{}: {error}", path.display())))
-            }
-        }
+/// The configuration at `path`, or else the one in the usual place, if there is one.
+pub(super) fn config(path: Option<&Path>) -> Result<Option<Config>, Failure> {
+    if let Some(path) = path {
+        return Ok(Some(Config::read(path)?));
+    }
+    let path = Path::new(config::DEFAULT_PATH);
+    // Not `exists`: a file that may not be seen would pass for none, and the answer would be
+    // about another policy.
+    match path.try_exists() {
+        Ok(true) => Ok(Some(Config::read(path)?)),
+        Ok(false) => Ok(None),
+        Err(error) => Err(Failure::new(Exit::Config, format_args!("{}: {error}", path.display()))),
     }
 }
