@@ -178,6 +178,7 @@ fn diff_tells_what_enters_leaves_and_changes_by_set() {
     assert_eq!(diff["from"]["digest"], json!(feed::read(a.as_ref()).unwrap().digest));
     assert_eq!(diff["to"]["digest"], json!(feed::read(b.as_ref()).unwrap().digest));
     let change = |from: Value, to: Value| json!({"from": from, "to": to});
+    let none = || Value::Null;
     let same = json!({
         "service_area": "Exchange", "prefixes_in": [], "prefixes_out": [], "urls_in": [],
         "urls_out": [],
@@ -199,9 +200,17 @@ fn diff_tells_what_enters_leaves_and_changes_by_set() {
                 "category": change(json!("Allow"), json!("Optimize")),
                 "required": change(json!(false), json!(true)),
             })),
-            set(json!({"id": 2, "presence": "leaves", "prefixes_out": ["198.51.100.0/24"]})),
+            set(json!({
+                "id": 2, "presence": "leaves", "prefixes_out": ["198.51.100.0/24"],
+                "tcp": change(json!("80,443"), none()), "udp": change(json!(""), none()),
+                "category": change(json!("Allow"), none()),
+                "required": change(json!(false), none()),
+            })),
             set(json!({
                 "id": 3, "presence": "enters", "service_area": "Skype", "urls_in": ["c.example"],
+                "tcp": change(none(), json!("80,443")), "udp": change(none(), json!("")),
+                "category": change(none(), json!("Allow")),
+                "required": change(none(), json!(false)),
             })),
             set(json!({"id": 4, "presence": "stays"})),
         ])
@@ -213,8 +222,10 @@ fn diff_tells_what_enters_leaves_and_changes_by_set() {
         "set 1 Exchange changes\n  category: Allow -> Optimize\n  required: no -> yes\n  \
          tcp: 80,443 -> 443\n  udp: none -> 3478-3481\n  + 203.0.113.0/25\n  - 203.0.113.0/24\n  \
          + b.example\n  - a.example\n\n\
-         set 2 Exchange leaves\n  - 198.51.100.0/24\n\n\
-         set 3 Skype enters\n  + c.example\n\n\
+         set 2 Exchange leaves\n  category: Allow\n  required: no\n  tcp: 80,443\n  udp: none\n  \
+         - 198.51.100.0/24\n\n\
+         set 3 Skype enters\n  category: Allow\n  required: no\n  tcp: 80,443\n  udp: none\n  \
+         + c.example\n\n\
          set 4 Exchange changes\n  only names and notes\n"
     );
 }

@@ -35,16 +35,16 @@ pub struct SetDiff {
     pub urls_in: BTreeSet<String>,
     /// Host names that leave.
     pub urls_out: BTreeSet<String>,
-    /// TCP ports, where they changed.
+    /// TCP ports, where they changed, enter or leave.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp: Option<Changed<Ports>>,
-    /// UDP ports, where they changed.
+    /// UDP ports, where they changed, enter or leave.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<Changed<Ports>>,
-    /// Its category, where it changed.
+    /// Its category, where it changed, enters or leaves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub category: Option<Changed<Category>>,
-    /// Whether it is required, where that changed.
+    /// Whether it is required, where that changed, enters or leaves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub required: Option<Changed<bool>>,
 }
@@ -64,10 +64,10 @@ pub enum Presence {
 /// A value before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Changed<T> {
-    /// In the old snapshot.
-    pub from: T,
-    /// In the new one.
-    pub to: T,
+    /// In the old snapshot; `None` for a set that enters.
+    pub from: Option<T>,
+    /// In the new one; `None` for a set that leaves.
+    pub to: Option<T>,
 }
 
 impl FeedDiff {
@@ -133,13 +133,13 @@ fn missing<T: Ord + Clone>(
     a.iter().filter(|item| !b.is_some_and(|b| b.contains(item))).cloned().collect()
 }
 
-/// A value that is another one now, of a set that is in both.
+/// A value that is another one now.
 fn changed<T: PartialEq>(
     old: Option<&EndpointSet>,
     new: Option<&EndpointSet>,
     of: impl Fn(&EndpointSet) -> T,
 ) -> Option<Changed<T>> {
-    let (from, to) = (of(old?), of(new?));
+    let (from, to) = (old.map(&of), new.map(&of));
     (from != to).then_some(Changed { from, to })
 }
 
@@ -194,6 +194,16 @@ mod tests {
         old.difference(leave).chain(enter).cloned().collect()
     }
 
+    /// What a value is after `change`; a change is not from a value to itself.
+    fn after<T: PartialEq + Clone + std::fmt::Debug>(
+        change: Option<&Changed<T>>,
+        old: Option<T>,
+    ) -> Option<T> {
+        let Some(Changed { from, to }) = change else { return old };
+        assert!(*from == old && to != from, "{change:?}");
+        to.clone()
+    }
+
     proptest! {
         #[test]
         fn nothing_differs_from_itself(a in snapshot()) {
@@ -225,15 +235,13 @@ mod tests {
                     replay(&prefixes(old), &set.prefixes_in, &set.prefixes_out), prefixes(new)
                 );
                 prop_assert_eq!(replay(&urls(old), &set.urls_in, &set.urls_out), urls(new));
+                let ports = |set: Option<&EndpointSet>| set.map(|set| set.tcp.clone());
+                prop_assert_eq!(after(set.tcp.as_ref(), ports(old)), ports(new));
+                let category = |set: Option<&EndpointSet>| set.map(|set| set.category);
+                prop_assert_eq!(after(set.category.as_ref(), category(old)), category(new));
+                let required = |set: Option<&EndpointSet>| set.map(|set| set.required);
+                prop_assert_eq!(after(set.required.as_ref(), required(old)), required(new));
                 if let (Some(old), Some(new)) = (old, new) {
-                    let after = |change: &Option<Changed<Ports>>, old: &Ports| {
-                        change.as_ref().map_or_else(|| old.clone(), |change| change.to.clone())
-                    };
-                    prop_assert_eq!(after(&set.tcp, &old.tcp), new.tcp.clone());
-                    let category = set.category.as_ref().map_or(old.category, |change| change.to);
-                    prop_assert_eq!(category, new.category);
-                    let required = set.required.as_ref().map_or(old.required, |change| change.to);
-                    prop_assert_eq!(required, new.required);
                     let alike = EndpointSet { notes: old.notes.clone(), ..new.clone() } == *old;
                     prop_assert_eq!(set.only_remarks(), alike);
                 }

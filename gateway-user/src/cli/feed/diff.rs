@@ -48,10 +48,12 @@ fn describe(text: &mut String, set: &SetDiff) {
     };
     // Writing to a text cannot fail.
     let _ = write!(text, "\n\nset {} {} {what}", set.id, set.service_area);
-    change(text, "category", set.category.as_ref());
-    change(text, "required", set.required.as_ref().map(yes_or_no).as_ref());
-    change(text, "tcp", set.tcp.as_ref().map(shown).as_ref());
-    change(text, "udp", set.udp.as_ref().map(shown).as_ref());
+    change(text, "category", set.category.as_ref(), ToString::to_string);
+    change(text, "required", set.required.as_ref(), |required| {
+        if *required { "yes" } else { "no" }.to_owned()
+    });
+    change(text, "tcp", set.tcp.as_ref(), ports);
+    change(text, "udp", set.udp.as_ref(), ports);
     items(text, '+', &set.prefixes_in);
     items(text, '-', &set.prefixes_out);
     items(text, '+', &set.urls_in);
@@ -61,23 +63,15 @@ fn describe(text: &mut String, set: &SetDiff) {
     }
 }
 
-fn yes_or_no(required: &Changed<bool>) -> Changed<&'static str> {
-    let word = |required| if required { "yes" } else { "no" };
-    Changed { from: word(required.from), to: word(required.to) }
+fn ports(ports: &Ports) -> String {
+    if ports.is_empty() { "none".to_owned() } else { ports.to_string() }
 }
 
-fn shown(ports: &Changed<Ports>) -> Changed<String> {
-    let shown = |ports: &Ports| match ports.to_string() {
-        none if none.is_empty() => "none".to_owned(),
-        some => some,
-    };
-    Changed { from: shown(&ports.from), to: shown(&ports.to) }
-}
-
-fn change<T: Display>(text: &mut String, field: &str, change: Option<&Changed<T>>) {
-    if let Some(Changed { from, to }) = change {
-        let _ = write!(text, "\n  {field}: {from} -> {to}");
-    }
+fn change<T>(text: &mut String, field: &str, change: Option<&Changed<T>>, say: fn(&T) -> String) {
+    let Some(Changed { from, to }) = change else { return };
+    // A set that enters or leaves has the one value only.
+    let values: Vec<_> = from.iter().chain(to).map(say).collect();
+    let _ = write!(text, "\n  {field}: {}", values.join(" -> "));
 }
 
 fn items<T: Display>(text: &mut String, sign: char, items: &BTreeSet<T>) {
