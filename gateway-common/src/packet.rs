@@ -94,14 +94,31 @@ impl PacketBytes for [u8] {
     }
 }
 
-/// A destination address as the words of its header: the first is what the first-level index is
-/// looked up by.
+/// An address as the words of its header: the first is what the first-level index is looked up by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// IPv4.
     V4([Word; 2]),
     /// IPv6.
     V6([Word; 8]),
+}
+
+impl Address {
+    /// The octets of IPv4 words.
+    #[inline(always)]
+    pub(crate) const fn v4_octets([high, low]: [Word; 2]) -> [u8; 4] {
+        [high.first(), high.second(), low.first(), low.second()]
+    }
+
+    /// The octets of IPv6 words.
+    #[inline(always)]
+    pub(crate) fn v6_octets(words: [Word; 8]) -> [u8; 16] {
+        let mut octets = [0; 16];
+        for (pair, word) in octets.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+            *pair = [word.first(), word.second()];
+        }
+        octets
+    }
 }
 
 impl From<core::net::IpAddr> for Address {
@@ -167,6 +184,9 @@ const ETHERNET_HEADER: u32 = 14;
 const VLAN_TAG: u32 = 4;
 const IPV4_HEADER: u32 = 20;
 const IPV6_HEADER: u32 = 40;
+/// Where the source address is in the IP headers.
+const IPV4_SOURCE: u32 = 12;
+const IPV6_SOURCE: u32 = 8;
 const TCP_HEADER: u32 = 20;
 const UDP_HEADER: u32 = 8;
 
@@ -198,6 +218,34 @@ pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<FlowKey, Reason> {
         ethertype::IPV4 => parse_ipv4(packet, offset),
         ethertype::IPV6 => parse_ipv6(packet, offset),
         _ => Err(Reason::NotIp),
+    }
+}
+
+/// The source address of a frame that [`parse`] has understood; `None` for any other.
+///
+/// A second walk, so that a frame whose source does not matter is not asked for it.
+#[inline(always)]
+pub fn source_of<P: PacketBytes + ?Sized>(packet: &P) -> Option<Address> {
+    let [.., mut ethertype] = packet.words::<7>(0)?;
+    let mut offset = ETHERNET_HEADER;
+    for _ in 0..MAX_VLAN_TAGS {
+        if !matches!(ethertype.number(), ethertype::VLAN | ethertype::QINQ) {
+            break;
+        }
+        let [_, inner] = packet.words::<2>(offset)?;
+        ethertype = inner;
+        offset = offset.saturating_add(VLAN_TAG);
+    }
+    match ethertype.number() {
+        ethertype::IPV4 => {
+            let words = packet.words::<2>(offset.saturating_add(IPV4_SOURCE))?;
+            Some(Address::V4(words))
+        }
+        ethertype::IPV6 => {
+            let words = packet.words::<8>(offset.saturating_add(IPV6_SOURCE))?;
+            Some(Address::V6(words))
+        }
+        _ => None,
     }
 }
 

@@ -41,6 +41,7 @@ pub(crate) fn blueprint(table: Table) -> Blueprint {
         mark: MARK,
         feed: FeedIdentity { instance: None, version: None, digest: String::new() },
         sets: Vec::new(),
+        own: Vec::new(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use gateway_common::Transport;
-use gateway_common::abi;
+use gateway_common::abi::{EXCLUDED_GROUP, PortSet};
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use super::input::{Input, Loaded};
 use super::output::{self, PortRange};
 use crate::exit::Failure;
 use crate::feed::{Category, FeedIdentity, Ports, SetId};
-use crate::policy::{Compiled, Note, Policy, transport_name};
+use crate::policy::{Compiled, Names, Note, Policy, feed_ids, transport_name};
 
 /// Verbs of the policy.
 #[derive(Debug, clap::Subcommand)]
@@ -74,15 +74,25 @@ struct Counts {
 #[derive(Serialize)]
 struct NoteReport {
     level: &'static str,
-    set: SetId,
+    /// The set of the feed it is about.
+    set: Option<SetId>,
+    /// The own entry it is about.
+    own: Option<String>,
     text: String,
 }
 
 #[derive(Serialize)]
 struct PrefixReport {
     prefix: IpNet,
+    /// Sets of the feed that send something there direct.
     sets: BTreeSet<SetId>,
+    /// Own includes that do, by name.
+    own: BTreeSet<String>,
     ports: Vec<ProtocolPorts>,
+    /// What would go direct, but for an exclude.
+    excluded: Vec<ProtocolPorts>,
+    /// These excludes, by name.
+    excluded_by: BTreeSet<String>,
 }
 
 #[derive(Serialize)]
@@ -94,7 +104,7 @@ struct ProtocolPorts {
 
 impl Report {
     fn of(Loaded { policy, snapshot, compiled }: &Loaded) -> Self {
-        let prefixes = prefixes(compiled);
+        let prefixes = prefixes(compiled, &Names::of(policy));
         let ipv4_prefixes = prefixes.iter().filter(|row| row.prefix.addr().is_ipv4()).count();
         Self {
             feed: snapshot.identity(),
@@ -150,28 +160,45 @@ impl Selected {
 impl NoteReport {
     fn of(note: &Note) -> Self {
         let level = if note.is_warning() { "warning" } else { "note" };
-        Self { level, set: note.set(), text: note.to_string() }
+        let own = note.own().map(str::to_owned);
+        Self { level, set: note.set(), own, text: note.to_string() }
     }
 }
 
-fn prefixes(compiled: &Compiled) -> Vec<PrefixReport> {
+fn prefixes(compiled: &Compiled, names: &Names) -> Vec<PrefixReport> {
     let table = &compiled.table;
     table
         .prefixes()
         .map(|(prefix, port_set)| {
-            let ports = table.port_sets().get(usize::from(port_set)).map(all_ports);
-            let sets = compiled.sets_covering(prefix);
-            PrefixReport { prefix, sets, ports: ports.unwrap_or_default() }
+            let port_set = table.port_sets().get(usize::from(port_set)).unwrap_or(&PortSet::EMPTY);
+            let ids: BTreeSet<SetId> = [&port_set.tcp, &port_set.udp]
+                .into_iter()
+                .flatten()
+                .filter(|range| range.from <= range.to)
+                .filter_map(|range| table.groups().get(usize::from(range.group)))
+                .flatten()
+                .copied()
+                .collect();
+            let cutting = compiled.excludes_cutting(prefix);
+            PrefixReport {
+                prefix,
+                sets: feed_ids(&ids),
+                own: names.own(&ids),
+                ports: ports(port_set, |group| group != EXCLUDED_GROUP),
+                excluded: ports(port_set, |group| group == EXCLUDED_GROUP),
+                excluded_by: cutting.into_iter().map(|place| names.exclude(place)).collect(),
+            }
         })
         .collect()
 }
 
-/// The ports of a port set, whichever sets they come from.
-fn all_ports(port_set: &abi::PortSet) -> Vec<ProtocolPorts> {
+/// The ports of a port set whose group `fits`, whichever sets they come from.
+fn ports(port_set: &PortSet, fits: impl Fn(u16) -> bool) -> Vec<ProtocolPorts> {
     [(Transport::Tcp, &port_set.tcp), (Transport::Udp, &port_set.udp)]
         .into_iter()
         .flat_map(|(transport, ranges)| {
-            let merged: Ports = ranges.iter().map(|range| range.from..=range.to).collect();
+            let ranges = ranges.iter().filter(|range| fits(range.group));
+            let merged: Ports = ranges.map(|range| range.from..=range.to).collect();
             let protocol = transport_name(transport);
             PortRange::all_of(&merged)
                 .into_iter()

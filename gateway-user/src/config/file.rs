@@ -4,6 +4,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::feed::Feed;
+use super::own::{ExcludeSpec, IncludeSpec, SourcesSpec};
 
 /// The whole file. A key that is not here is refused.
 #[derive(Debug, Deserialize)]
@@ -19,6 +20,8 @@ pub(super) struct File {
     pub(super) policy: Policy,
     #[serde(default)]
     pub(super) feed: Feed,
+    #[serde(default)]
+    pub(super) guards: super::guards::Spec,
 }
 
 /// `on-stop`.
@@ -71,4 +74,9 @@ pub(super) struct Policy {
     pub(super) exclude_sets: Vec<Spanned<u32>>,
     pub(super) ipv4: Option<Spanned<bool>>,
     pub(super) ipv6: Option<Spanned<bool>>,
+    #[serde(default)]
+    pub(super) include: Vec<IncludeSpec>,
+    #[serde(default)]
+    pub(super) exclude: Vec<ExcludeSpec>,
+    pub(super) sources: Option<Spanned<SourcesSpec>>,
 }

@@ -2,10 +2,13 @@
 
 mod feed;
 mod file;
+mod guards;
+mod own;
 mod validate;
 
 use std::path::Path;
 
+use crate::plan::Guards;
 use crate::policy::Policy;
 
 pub use feed::{FeedOptions, FeedSource, HoldAdditions, Instance, OnStale, UnknownInstance};
@@ -28,6 +31,8 @@ pub struct Config {
     pub feed: FeedSource,
     /// How it is kept up to date.
     pub feed_options: FeedOptions,
+    /// The limits that refuse a plan.
+    pub guards: Guards,
 }
 
 impl Config {

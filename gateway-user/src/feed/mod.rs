@@ -31,6 +31,7 @@ pub use diff::{Changed, FeedDiff, Presence, SetDiff};
 pub use fetch_error::{FetchError, RATE_LIMIT_PAUSE};
 pub use parse::{FeedError, MAX_BYTES, parse, read};
 pub use ports::{Ports, PortsError};
+pub(crate) use record::{is_tidy, prefix};
 pub use schedule::Schedule;
 pub use store::{ClientId, DEFAULT_STATE, LastGood, Store, StoreError};
 

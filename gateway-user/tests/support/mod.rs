@@ -335,6 +335,7 @@ pub(crate) fn blueprint(table: &Table) -> Blueprint {
         mark: MARK,
         feed: FeedIdentity { instance: None, version: None, digest: "0".repeat(64) },
         sets: sets.collect(),
+        own: Vec::new(),
     }
 }
 

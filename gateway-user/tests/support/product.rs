@@ -56,6 +56,20 @@ impl<'a> Product<'a> {
         self.files.path().join("config.toml")
     }
 
+    /// What outlives the daemon.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.files.path().join("state")
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.files.path().join("run")
+    }
+
+    /// A file beside the configuration.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
     pub(crate) fn configure(&self, text: &str) {
         fs::write(self.config(), text).unwrap();
     }
@@ -64,7 +78,9 @@ impl<'a> Product<'a> {
         let binary = env!("CARGO_BIN_EXE_breakout365").to_owned();
         let mut words = self.wrapper.iter().chain([&binary]);
         let mut command = Command::new(words.next().unwrap());
-        command.args(words).arg("--pins").arg(&self.pins).args(arguments).env_remove("RUST_LOG");
+        command.args(words).arg("--pins").arg(&self.pins);
+        command.arg("--state-dir").arg(self.state_dir()).arg("--run-dir").arg(self.run_dir());
+        command.args(arguments).env_remove("RUST_LOG");
         if arguments.first() == Some(&"run") {
             command.arg("--config").arg(self.config());
         }
@@ -80,9 +96,23 @@ impl<'a> Product<'a> {
 
     /// What `status --json` prints.
     pub(crate) fn status(&self) -> Value {
-        let output = self.verb(&["status", "--json"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.json(&["status"])
+    }
+
+    /// What a verb prints with `--json`.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.verb(&[arguments, &["--json"]].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What a verb prints for people.
+    pub(crate) fn text(&self, arguments: &[&str]) -> String {
+        let output = self.verb(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Starts a daemon and waits until it has published.

@@ -13,12 +13,13 @@ use crate::process::{cargo, command, find, run};
 const CARGO_DENY: &str = "0.20.2";
 
 /// Commands, the Debian package each is in, and what for.
-const SYSTEM: [(&str, &str, &str); 5] = [
+const SYSTEM: [(&str, &str, &str); 6] = [
     ("git", "git", "checks look at what is committed"),
     ("ip", "iproute2", "tests and lab build networks"),
     ("tc", "iproute2", "tests and lab look at hooks"),
     ("ethtool", "ethtool", "tests switch offloads"),
     ("nft", "nftables", "the lab translates addresses"),
+    ("tcpdump", "tcpdump", "a test replays what it captured"),
 ];
 
 /// Finds or installs them.
