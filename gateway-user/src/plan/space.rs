@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use gateway_common::abi::PortSet;
+use gateway_common::abi::{EXCLUDED_GROUP, PortSet};
 use ipnet::IpNet;
 
 use crate::policy::Table;
@@ -76,12 +76,18 @@ pub(super) fn direct(table: &Table, v6: bool) -> Stretches {
     for (prefix, port_set) in table.prefixes() {
         if prefix.addr().is_ipv6() == v6 {
             let ports = table.port_sets().get(usize::from(port_set));
-            sweep.open(prefix, ports.is_some_and(|ports| *ports != PortSet::EMPTY));
+            sweep.open(prefix, ports.is_some_and(has_direct_port));
         }
     }
     sweep.close();
     let in_64s = |(first, last)| if v6 { (first >> 64, last >> 64) } else { (first, last) };
     sweep.found.into_iter().map(in_64s).collect()
+}
+
+/// Whether any port goes direct: a hole that an exclude makes has ports, but none that does.
+fn has_direct_port(ports: &PortSet) -> bool {
+    let ranges = ports.tcp.iter().chain(&ports.udp);
+    ranges.into_iter().any(|range| range.from <= range.to && range.group != EXCLUDED_GROUP)
 }
 
 /// A walk over nested prefixes, where the longest that covers an address decides.
