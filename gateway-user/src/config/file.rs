@@ -13,6 +13,8 @@ use super::own::{ExcludeSpec, IncludeSpec, SourcesSpec};
 pub(super) struct File {
     pub(super) version: Spanned<i64>,
     #[serde(default)]
+    pub(super) mode: Mode,
+    #[serde(default)]
     pub(super) on_stop: OnStop,
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
@@ -21,6 +23,15 @@ pub(super) struct File {
     pub(super) policy: Policy,
     #[serde(default)]
     pub(super) feed: Feed,
+}
+
+/// `mode`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mode {
+    #[default]
+    Mark,
+    Shadow,
 }
 
 /// `on-stop`.

@@ -6,6 +6,8 @@ mod validate;
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::policy::Policy;
 
 /// Where the configuration is when the command line does not say.
@@ -18,6 +20,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The bits that say Direct.
     pub mark: Mark,
+    /// Whether they are set.
+    pub mode: Mode,
     /// What goes direct.
     pub policy: Policy,
     /// What the daemon does with the data plane when it is stopped.
@@ -99,6 +103,28 @@ pub struct Mark {
 impl Default for Mark {
     fn default() -> Self {
         Self { value: 0x0100_0000, mask: 0x0100_0000 }
+    }
+}
+
+/// What becomes of Direct packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// They are counted and marked.
+    #[default]
+    Mark,
+    /// They are counted only: what marking would do, without doing it.
+    Shadow,
+}
+
+impl Mode {
+    /// Its name in the configuration, JSON and text.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mark => "mark",
+            Self::Shadow => "shadow",
+        }
     }
 }
 

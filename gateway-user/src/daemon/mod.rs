@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, FeedSource, HookMode, OnStop};
+use crate::config::{Config, FeedSource, HookMode, Mode, OnStop};
 use crate::datapath::{
     Blueprint, DatapathError, FeedIdentity, HookRequest, Interface, Lock, OwnIdentity, Pins,
     Published, SetIdentity, TcCarrier, XdpRequest, bring_up, require_privileges, take_down,
@@ -132,6 +132,7 @@ fn blueprint(config: &Config, snapshot: &Snapshot, compiled: Compiled) -> Bluepr
     Blueprint {
         table: compiled.table,
         mark: config.mark,
+        mode: config.mode,
         feed: FeedIdentity {
             instance: snapshot.instance.clone(),
             version: snapshot.version.as_ref().map(ToString::to_string),
@@ -261,6 +262,9 @@ fn report(published: &Published) {
         published.self_test.probes,
         hooks.join(", "),
     );
+    if manifest.mode == Mode::Shadow {
+        warn!("mode is shadow: direct packets are counted, none is marked");
+    }
 }
 
 /// Prints the log records of the debug flavour while the generation serves; the shipped flavour
