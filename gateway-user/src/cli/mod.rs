@@ -2,6 +2,7 @@
 
 mod down;
 mod explain;
+mod export;
 mod feed;
 mod input;
 mod output;
@@ -47,6 +48,8 @@ pub enum Verb {
     /// What the policy makes of the feed.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    /// What goes direct, for the programs that stand beside a gateway.
+    Export(export::ExportArgs),
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
     /// Take back everything that is ours.
@@ -80,6 +83,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Explain(args) => explain::run(args, &pins),
         Verb::Feed(verb) => feed::run(verb),
         Verb::Policy(verb) => policy::run(verb),
+        Verb::Export(args) => export::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Down(args) => down::run(args, &pins),
     }

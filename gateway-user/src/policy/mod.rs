@@ -5,6 +5,7 @@
 //! `index` puts a first-level index in front. All of it is pure: equal inputs, equal tables.
 
 mod error;
+mod hosts;
 mod index;
 mod rule;
 mod select;
@@ -21,6 +22,7 @@ use crate::feed::Snapshot;
 
 pub use crate::feed::SetId;
 pub use error::PolicyError;
+pub use hosts::{Hosts, select_hosts};
 pub use rule::{Exclusion, Rule};
 pub use select::{Note, Policy, SIGN_IN_SET};
 pub use table::Table;

@@ -15,7 +15,7 @@ pub const SIGN_IN_SET: SetId = 56;
 
 /// Ports that go direct only for a set that is named: mail and name service are what an
 /// inspection chain exists to see.
-const NAMED_ONLY: [(Transport, u16); 3] =
+pub(super) const NAMED_ONLY: [(Transport, u16); 3] =
     [(Transport::Tcp, 25), (Transport::Tcp, 53), (Transport::Udp, 53)];
 
 /// Sign-in hosts of the instances: the set that lists one is that instance's sign-in set.
@@ -61,7 +61,7 @@ impl Default for Policy {
 
 impl Policy {
     /// Whether the set is named by its id.
-    fn names(&self, set: &EndpointSet) -> bool {
+    pub(super) fn names(&self, set: &EndpointSet) -> bool {
         self.include_sets.contains(&set.id)
     }
 
@@ -70,6 +70,11 @@ impl Policy {
         self.categories.contains(&set.category)
             && areas.is_none_or(|areas| areas.contains(&set.service_area))
             && (set.required || !self.required_only)
+    }
+
+    /// Whether the set is in.
+    pub(super) fn selects(&self, set: &EndpointSet) -> bool {
+        !self.exclude_sets.contains(&set.id) && (self.names(set) || self.fits(set))
     }
 
     fn takes(&self, prefix: IpNet) -> bool {
@@ -168,7 +173,7 @@ pub(super) fn select(snapshot: &Snapshot, policy: &Policy) -> Result<Selection, 
     let mut selection = Selection { rules: Vec::new(), notes: Vec::new() };
     for set in snapshot.sets.values() {
         let named = policy.names(set);
-        if policy.exclude_sets.contains(&set.id) || !(named || policy.fits(set)) {
+        if !policy.selects(set) {
             continue;
         }
         selection.add(set, policy, named)?;
@@ -190,7 +195,7 @@ impl Selection {
         if let Some(whole) = prefixes.iter().find(|prefix| prefix.prefix_len() == 0) {
             return Err(PolicyError::WholeInternet { prefix: *whole, set: set.id });
         }
-        if set.id == SIGN_IN_SET || SIGN_IN_HOSTS.iter().any(|host| set.urls.contains(*host)) {
+        if is_sign_in(set) {
             if !named {
                 self.notes.push(Note::SignInLeftOut { set: set.id });
                 return Ok(());
@@ -223,6 +228,11 @@ impl Selection {
         }
         rest
     }
+}
+
+/// Whether the set is its instance's sign-in set.
+pub(super) fn is_sign_in(set: &EndpointSet) -> bool {
+    set.id == SIGN_IN_SET || SIGN_IN_HOSTS.iter().any(|host| set.urls.contains(*host))
 }
 
 fn refuse_unknown_names(snapshot: &Snapshot, policy: &Policy) -> Result<(), PolicyError> {
