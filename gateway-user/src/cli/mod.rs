@@ -3,6 +3,7 @@
 mod control;
 mod down;
 mod explain;
+mod export;
 mod feed;
 mod input;
 mod output;
@@ -69,6 +70,8 @@ pub enum Verb {
     Confirm(control::ConfirmArgs),
     /// Go to the generation before.
     Rollback(control::RollbackArgs),
+    /// What goes direct, for the programs that stand beside a gateway.
+    Export(export::ExportArgs),
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
     /// Take back everything that is ours.
@@ -107,6 +110,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Apply(args) => args.run(&cli.run_dir),
         Verb::Confirm(args) => args.run(&cli.run_dir),
         Verb::Rollback(args) => args.run(&cli.run_dir),
+        Verb::Export(args) => export::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Down(args) => down::run(args, &pins),
     }

@@ -71,7 +71,7 @@ impl Default for Policy {
 
 impl Policy {
     /// Whether the set is named by its id.
-    fn names(&self, set: &EndpointSet) -> bool {
+    pub(super) fn names(&self, set: &EndpointSet) -> bool {
         self.include_sets.contains(&set.id)
     }
 
@@ -80,6 +80,11 @@ impl Policy {
         self.categories.contains(&set.category)
             && areas.is_none_or(|areas| areas.contains(&set.service_area))
             && (set.required || !self.required_only)
+    }
+
+    /// Whether the set is in.
+    pub(super) fn selects(&self, set: &EndpointSet) -> bool {
+        !self.exclude_sets.contains(&set.id) && (self.names(set) || self.fits(set))
     }
 
     fn takes(&self, prefix: IpNet) -> bool {
@@ -100,7 +105,7 @@ pub(super) fn select(snapshot: &Snapshot, policy: &Policy) -> Result<Selection, 
     let mut selection = Selection { rules: Vec::new(), notes: Vec::new() };
     for set in snapshot.sets.values() {
         let named = policy.names(set);
-        if policy.exclude_sets.contains(&set.id) || !(named || policy.fits(set)) {
+        if !policy.selects(set) {
             continue;
         }
         selection.add(set, policy, named)?;
@@ -128,7 +133,7 @@ impl Selection {
                 of: format!("set {}", set.id),
             });
         }
-        if set.id == SIGN_IN_SET || SIGN_IN_HOSTS.iter().any(|host| set.urls.contains(*host)) {
+        if is_sign_in(set) {
             if !named {
                 self.notes.push(Note::SignInLeftOut { set: set.id });
                 return Ok(());
@@ -197,6 +202,11 @@ fn without_named_only(ports: &Ports, transport: Transport, mut left_out: impl Fn
 
 fn all_ports() -> Ports {
     Ports::from_iter([1..=u16::MAX])
+}
+
+/// Whether the set is its instance's sign-in set.
+pub(super) fn is_sign_in(set: &EndpointSet) -> bool {
+    set.id == SIGN_IN_SET || SIGN_IN_HOSTS.iter().any(|host| set.urls.contains(*host))
 }
 
 fn refuse_unknown_names(snapshot: &Snapshot, policy: &Policy) -> Result<(), PolicyError> {
