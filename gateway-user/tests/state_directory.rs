@@ -87,6 +87,16 @@ fn the_last_good_snapshot_and_the_one_before_are_kept() {
     assert_eq!(again.last_good(), whole(second()));
 }
 
+#[test]
+fn a_look_into_it_makes_nothing() {
+    let (directory, store) = open();
+    store.accept(&first()).unwrap();
+    assert_eq!(Store::peek(store.directory()).last_good(), whole(first()));
+    let nowhere = directory.path().join("nowhere");
+    assert_eq!(Store::peek(&nowhere).last_good(), LastGood::default());
+    assert!(!nowhere.exists());
+}
+
 /// So that it can be looked at and used elsewhere.
 #[test]
 fn what_is_kept_is_a_feed_file_too() {

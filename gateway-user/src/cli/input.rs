@@ -33,12 +33,27 @@ impl Input {
         let source = config.as_ref().map(|config| &config.feed);
         let snapshot = match (&self.feed, source) {
             (Some(path), _) | (None, Some(FeedSource::File(path))) => feed::read(path)?,
-            (None, _) => feed::embedded()?,
+            (None, source) => embedded(source)?,
         };
         let policy = config.map(|config| config.policy).unwrap_or_default();
         let compiled = policy::compile(&snapshot, &policy)?;
         Ok(Loaded { policy, snapshot, compiled })
     }
+}
+
+/// The feed in the binary, where it is the one that `source` has.
+fn embedded(source: Option<&FeedSource>) -> Result<Snapshot, Failure> {
+    let snapshot = feed::embedded()?;
+    if let Some(FeedSource::WebService { instance, .. }) = source
+        && snapshot.instance.as_deref() != Some(instance.name())
+    {
+        let problem = format_args!(
+            "the feed of {instance} is not in the binary; `breakout365 feed fetch --out FILE`, \
+             then --feed FILE"
+        );
+        return Err(Failure::new(Exit::Feed, problem));
+    }
+    Ok(snapshot)
 }
 
 /// The configuration at `path`, or else the one in the usual place, if there is one.
