@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &ExportArgs) -> Result<(), Failure> {
         let problem = "--proxy goes with --format pac only; leave it out";
         return Err(Failure::new(Exit::Usage, problem));
     }
-    let Loaded { policy, snapshot, compiled } = input.load()?;
+    let Loaded { policy, snapshot, compiled, .. } = input.load()?;
     let export = Export::new(&snapshot, &policy, &compiled);
     let text = export.render(*format, proxy.as_ref())?;
     match out {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Config, FeedSource};
+use crate::config::{self, Config, FeedSource, Mode};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, Snapshot};
 use crate::policy::{self, Compiled, Policy};
@@ -22,6 +22,8 @@ pub(super) struct Input {
 /// A policy, a feed, and both compiled.
 pub(super) struct Loaded {
     pub(super) policy: Policy,
+    /// Whether a daemon with this configuration marks.
+    pub(super) mode: Mode,
     pub(super) snapshot: Snapshot,
     pub(super) compiled: Compiled,
 }
@@ -35,9 +37,9 @@ impl Input {
             (Some(path), _) | (None, Some(FeedSource::File(path))) => feed::read(path)?,
             (None, source) => embedded(source)?,
         };
-        let policy = config.map(|config| config.policy).unwrap_or_default();
+        let (policy, mode) = config.map(|config| (config.policy, config.mode)).unwrap_or_default();
         let compiled = policy::compile(&snapshot, &policy)?;
-        Ok(Loaded { policy, snapshot, compiled })
+        Ok(Loaded { policy, mode, snapshot, compiled })
     }
 }
 

@@ -29,7 +29,7 @@ pub use note::Note;
 pub use own::{Exclude, Names, OwnInclude, Sources, feed_ids, own_id, own_place};
 pub use rule::{Exclusion, Rule};
 pub(crate) use select::NAMED_ONLY;
-pub use select::{Policy, SIGN_IN_SET};
+pub use select::{LeftOut, Policy, SIGN_IN_SET};
 pub use table::Table;
 
 /// A policy compiled with a snapshot.
