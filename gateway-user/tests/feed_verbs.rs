@@ -172,15 +172,17 @@ fn fetch_reads_a_file_where_that_is_the_source_and_says_where_there_is_none() {
 #[test]
 fn no_verb_takes_the_feed_in_the_binary_for_that_of_another_instance() {
     let site = |instance: &str| Site::new(&format!("instance = \"{instance}\""));
-    let worldwide = site("Worldwide");
-    json_of(&["policy", "show", "--config", worldwide.config.to_str().unwrap()]);
-    for instance in ["China", "USGovDoD", "USGovGCCHigh"] {
-        let site = site(instance);
-        let line = refusal(&["policy", "show", "--config", site.config.to_str().unwrap()], 4);
-        assert!(
-            line.starts_with(&format!("the feed of {instance} is not in the binary; ")),
-            "{line}"
-        );
+    // Nothing was fetched here.
+    let nothing = tempfile::tempdir().unwrap();
+    let state = nothing.path().to_str().unwrap();
+    let sites = ["Worldwide", "China", "USGovDoD", "USGovGCCHigh"].map(site);
+    let [worldwide, others @ ..] = sites.each_ref().map(|site| {
+        ["policy", "show", "--state-dir", state, "--config", site.config.to_str().unwrap()]
+    });
+    json_of(&worldwide);
+    for arguments in others {
+        let line = refusal(&arguments, 4);
+        assert!(line.contains("neither in the binary nor in"), "{line}");
     }
 }
 

@@ -251,6 +251,10 @@ fn a_plan_that_guards_hold_waits_for_a_person() {
     // From the snapshot in the binary to two prefixes: nearly everything leaves.
     let id = stage.wait_for_plan();
     stage.assert_direct(&[ALWAYS]);
+    // Over a restart, too.
+    daemon.terminate();
+    let daemon = stage.product.start();
+    assert_eq!(stage.wait_for_plan(), id);
     let shown = stage.product.json(&["plan", "show"]);
     assert_eq!((&shown["waiting"], &shown["id"]), (&json!(true), &json!(id)));
     let guards: Vec<_> =
@@ -277,8 +281,14 @@ fn a_plan_that_guards_hold_waits_for_a_person() {
     stage.wait_for_version("2026093000");
     stage.assert_direct(&[ALWAYS, ADDED]);
     let outcomes: Vec<_> = stage.journal().iter().map(|entry| entry["outcome"].clone()).collect();
-    let names = ["published", "held", "rejected", "held", "published"].map(|name| json!(name));
+    let names = ["published", "held", "published", "held", "rejected", "held", "published"]
+        .map(|name| json!(name));
     assert_eq!(outcomes, names);
+    let history = stage.product.json(&["feed", "history"]);
+    assert_eq!(history["entries"].as_array().unwrap().len(), outcomes.len());
+    let text = stage.product.text(&["feed", "history", "--last", "1"]);
+    assert!(text.contains("accept") && text.contains("2026093000"), "{text}");
+    assert!(!text.contains("reject"), "{text}");
     // And back: this version is not taken again, the next one is.
     stage.product.json(&["rollback"]);
     assert_eq!(stage.product.status()["feed"]["version"], SECOND);

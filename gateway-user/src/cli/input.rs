@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{self, Config, FeedSource, Mode};
 use crate::exit::{Exit, Failure};
-use crate::feed::{self, Snapshot};
+use crate::feed::{self, Snapshot, Store};
 use crate::policy::{self, Compiled, Policy};
 
 /// Where policy and feed come from.
@@ -29,13 +29,14 @@ pub(super) struct Loaded {
 }
 
 impl Input {
-    /// Reads and compiles. Without a configuration the default policy holds.
-    pub(super) fn load(&self) -> Result<Loaded, Failure> {
+    /// Reads and compiles. Without a configuration the default policy holds. Of a source in the
+    /// network it is the last good feed in `state_dir`, where that may be read.
+    pub(super) fn load(&self, state_dir: &Path) -> Result<Loaded, Failure> {
         let config = config(self.config.as_deref())?;
-        let source = config.as_ref().map(|config| &config.feed);
-        let snapshot = match (&self.feed, source) {
-            (Some(path), _) | (None, Some(FeedSource::File(path))) => feed::read(path)?,
-            (None, source) => embedded(source)?,
+        let snapshot = match (&self.feed, config.as_ref().map(|config| &config.feed)) {
+            (Some(path), _) => feed::read(path)?,
+            (None, Some(source)) => at_hand(source, state_dir)?,
+            (None, None) => feed::embedded()?,
         };
         let (policy, mode) = config.map(|config| (config.policy, config.mode)).unwrap_or_default();
         let compiled = policy::compile(&snapshot, &policy)?;
@@ -43,19 +44,17 @@ impl Input {
     }
 }
 
-/// The feed in the binary, where it is the one that `source` has.
-fn embedded(source: Option<&FeedSource>) -> Result<Snapshot, Failure> {
-    let snapshot = feed::embedded()?;
-    if let Some(FeedSource::WebService { instance, .. }) = source
-        && snapshot.instance.as_deref() != Some(instance.name())
-    {
+/// The feed that a daemon with this source begins with.
+fn at_hand(source: &FeedSource, state_dir: &Path) -> Result<Snapshot, Failure> {
+    let last_good = Store::peek(state_dir).last_good().snapshot;
+    feed::at_hand(source, last_good.as_ref(), None)?.ok_or_else(|| {
         let problem = format_args!(
-            "the feed of {instance} is not in the binary; `breakout365 feed fetch --out FILE`, \
-             then --feed FILE"
+            "the feed of {source} is neither in the binary nor in {}; `breakout365 feed fetch \
+             --out FILE`, then --feed FILE",
+            state_dir.display()
         );
-        return Err(Failure::new(Exit::Feed, problem));
-    }
-    Ok(snapshot)
+        Failure::new(Exit::Feed, problem)
+    })
 }
 
 /// The configuration at `path`, or else the one in the usual place, if there is one.

@@ -2,7 +2,10 @@
 
 mod diff;
 mod fetch;
+mod history;
 mod show;
+
+use std::path::Path;
 
 use crate::exit::Failure;
 
@@ -12,12 +15,14 @@ pub enum FeedVerb {
     Show(show::Show),
     Fetch(fetch::Fetch),
     Diff(diff::Diff),
+    History(history::History),
 }
 
-pub(super) fn run(verb: &FeedVerb) -> Result<(), Failure> {
+pub(super) fn run(verb: &FeedVerb, state_dir: &Path) -> Result<(), Failure> {
     match verb {
         FeedVerb::Show(args) => show::run(args),
         FeedVerb::Fetch(args) => fetch::run(args),
         FeedVerb::Diff(args) => diff::run(args),
+        FeedVerb::History(args) => history::run(args, state_dir),
     }
 }
