@@ -38,7 +38,7 @@ pub struct ExplainArgs {
 pub(super) fn run(arguments: &ExplainArgs, pins: &Pins) -> Result<(), Failure> {
     let said = Question::read(&arguments.question, arguments.ingress.clone())?;
     let loaded = arguments.input.load()?;
-    let question = said.clone().from_a_listed_source(&loaded.policy.sources);
+    let question = said.clone().with_a_listed_source(&loaded.policy.sources);
     let mut answer = ask_oracle(&loaded, &said, &question);
     answer.loaded = ask_program(pins, &question, &loaded.compiled.table)?;
     if arguments.json {
