@@ -316,7 +316,7 @@ fn policy_show_lists_own_entries_and_what_they_cut() {
     assert_eq!(shown["policy"]["excludes"][1]["name"], "dlp-host");
     let row = |prefix: &str| {
         let rows = shown["prefixes"].as_array().unwrap();
-        rows.iter().find(|row| row["prefix"] == prefix).cloned().unwrap_or_else(|| json!(null))
+        rows.iter().find(|row| row["prefix"] == prefix).cloned().unwrap_or(Value::Null)
     };
     let port =
         |protocol: &str, from: u16, to: u16| json!({"protocol": protocol, "from": from, "to": to});

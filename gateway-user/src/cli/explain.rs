@@ -39,7 +39,7 @@ pub struct ExplainArgs {
 pub(super) fn run(arguments: &ExplainArgs, pins: &Pins, state_dir: &Path) -> Result<(), Failure> {
     let said = Question::read(&arguments.question, arguments.ingress.clone())?;
     let loaded = arguments.input.load(state_dir)?;
-    let question = said.clone().from_a_listed_source(&loaded.policy.sources);
+    let question = said.clone().with_a_listed_source(&loaded.policy.sources);
     let mut answer = ask_oracle(&loaded, &said, &question);
     answer.loaded = ask_program(pins, &question, &loaded.compiled.table)?;
     if arguments.json {

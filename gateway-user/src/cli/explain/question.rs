@@ -39,7 +39,7 @@ impl Question {
 
     /// The same question with a source that is listed, where nothing is said of where the packets
     /// come from and only listed sources go direct.
-    pub(super) fn from_a_listed_source(self, sources: &Sources) -> Self {
+    pub(super) fn with_a_listed_source(self, sources: &Sources) -> Self {
         if self.source.is_some() || self.ingress.is_some() {
             return self;
         }
