@@ -7,8 +7,9 @@
 mod strategies;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use gateway_common::Transport;
 use gateway_user::cli::plan_text::text;
 use gateway_user::feed::{Snapshot, embedded};
 use gateway_user::plan::{FamilyTotals, Plan, Side, Touched, touched};
@@ -28,17 +29,16 @@ fn view((snapshot, policy, compiled): &(Snapshot, Policy, Compiled)) -> Side<'_>
     Side { snapshot, policy, compiled }
 }
 
-/// Addresses that begin or follow a stretch of some rule, so that between two of them, ascending,
-/// every address is covered by the same rules.
-fn edges(rules: &[&[Rule]], v6: bool) -> Vec<u128> {
-    let mut edges = BTreeSet::new();
-    for rule in rules.iter().copied().flatten().filter(|rule| rule.prefix.addr().is_ipv6() == v6) {
-        let [first, last] = [rule.prefix.network(), rule.prefix.broadcast()].map(number);
-        // In units of what is counted: addresses, or /64s.
-        let shift = if v6 { 64 } else { 0 };
-        edges.extend([first >> shift, (last >> shift) + 1]);
-    }
-    edges.into_iter().collect()
+/// First and last address of every rule and exclusion.
+fn stretches(sides: [&Compiled; 2], v6: bool) -> Vec<(u128, u128)> {
+    let rules = sides.into_iter().flat_map(|side| side.rules.iter().map(|rule| rule.prefix));
+    let exclusions =
+        sides.into_iter().flat_map(|side| side.exclusions.iter().map(|exclusion| exclusion.prefix));
+    rules
+        .chain(exclusions)
+        .filter(|prefix| prefix.addr().is_ipv6() == v6)
+        .map(|prefix| (number(prefix.network()), number(prefix.broadcast())))
+        .collect()
 }
 
 fn number(address: IpAddr) -> u128 {
@@ -48,23 +48,58 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// Space before, after, gained and lost, counted stretch by stretch.
-fn space(old: &[Rule], new: &[Rule], v6: bool) -> [u64; 4] {
-    let edges = edges(&[old, new], v6);
-    let shift = if v6 { 64 } else { 0 };
-    let covers = |rules: &[Rule], unit: u128| {
-        rules.iter().filter(|rule| rule.prefix.addr().is_ipv6() == v6).any(|rule| {
-            let [first, last] = [rule.prefix.network(), rule.prefix.broadcast()].map(number);
-            (first >> shift..=last >> shift).contains(&unit)
+fn address(number: u128, v6: bool) -> IpAddr {
+    match u32::try_from(number) {
+        Ok(bits) if !v6 => Ipv4Addr::from_bits(bits).into(),
+        _ => Ipv6Addr::from_bits(number).into(),
+    }
+}
+
+/// Whether some port of some rule goes direct and is not excluded.
+fn is_direct(side: &Compiled, address: IpAddr) -> bool {
+    let excluded = |transport: Transport, port: u16| {
+        side.exclusions.iter().any(|exclusion| {
+            exclusion.prefix.contains(&address)
+                && exclusion.transport == transport
+                && (exclusion.first..=exclusion.last).contains(&port)
         })
     };
+    side.rules.iter().filter(|rule| rule.prefix.contains(&address)).any(|rule| {
+        let ends = side.exclusions.iter().filter_map(|exclusion| exclusion.last.checked_add(1));
+        // If any port of the rule is left, then its first one or one behind an exclusion is.
+        let ports = std::iter::once(rule.first).chain(ends);
+        ports
+            .filter(|port| (rule.first..=rule.last).contains(port))
+            .any(|port| !excluded(rule.transport, port))
+    })
+}
+
+/// Space before, after, gained and lost. A unit is what is counted: an address, or a /64. From one
+/// edge to the next, every unit is like the first; a prefix longer than /64 has its unit for itself.
+fn space(sides: [&Compiled; 2], v6: bool) -> [u64; 4] {
+    let shift = if v6 { 64 } else { 0 };
+    let stretches = stretches(sides, v6);
+    let edges: BTreeSet<u128> =
+        stretches.iter().flat_map(|(first, last)| [first >> shift, (last >> shift) + 1]).collect();
+    // Where another combination of prefixes may begin within a unit.
+    let starts: Vec<u128> = stretches
+        .iter()
+        .flat_map(|(first, last)| [Some(*first), last.checked_add(1)])
+        .flatten()
+        .collect();
+    let has_direct = |side: &Compiled, unit: u128| {
+        let inside = starts.iter().copied().filter(|start| start >> shift == unit);
+        std::iter::once(unit << shift)
+            .chain(inside)
+            .any(|start| is_direct(side, address(start, v6)))
+    };
+    let edges: Vec<u128> = edges.into_iter().collect();
     let mut sums = [0_u128; 4];
     for pair in edges.windows(2) {
         let [from, to] = [pair[0], pair[1]];
-        let (before, after) = (covers(old, from), covers(new, from));
-        for (sum, counts) in
-            sums.iter_mut().zip([before, after, after && !before, before && !after])
-        {
+        let [before, after] = sides.map(|side| has_direct(side, from));
+        let counted = [before, after, after && !before, before && !after];
+        for (sum, counts) in sums.iter_mut().zip(counted) {
             *sum += if counts { to - from } else { 0 };
         }
     }
@@ -151,7 +186,7 @@ proptest! {
         let plan = Plan::between(Some(&view(&old)), &view(&new));
         let (before, after) = (&old.2.rules, &new.2.rules);
         for (totals, v6) in [(plan.ipv4, false), (plan.ipv6, true)] {
-            prop_assert_eq!(counts(&totals), space(before, after, v6));
+            prop_assert_eq!(counts(&totals), space([&old.2, &new.2], v6));
             let (before, after) = (prefixes(before, v6), prefixes(after, v6));
             let [entering, leaving] = [&after - &before, &before - &after].map(|set| set.len() as u64);
             prop_assert_eq!(totals.prefixes_before, before.len() as u64);

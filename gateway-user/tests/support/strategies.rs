@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use gateway_common::Transport;
 use gateway_user::feed::{Category, EndpointSet, Ports, SetId, Snapshot, digest};
-use gateway_user::policy::Policy;
+use gateway_user::policy::{Exclude, OwnInclude, Policy};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -78,20 +79,57 @@ pub(crate) fn snapshots() -> impl Strategy<Value = [Snapshot; 2]> {
         })
 }
 
-/// A policy that names no set of its own accord: which sets there are differs.
+fn protocol() -> impl Strategy<Value = Option<Transport>> {
+    select(vec![None, Some(Transport::Tcp), Some(Transport::Udp)])
+}
+
+fn own_include() -> impl Strategy<Value = OwnInclude> {
+    let prefixes = prop::collection::btree_set(prefix(), 1..4);
+    (select(vec!["branch", "voice"]), prefixes, protocol(), prop::option::of(ports())).prop_map(
+        |(name, prefixes, protocol, ports)| OwnInclude {
+            name: name.into(),
+            prefixes,
+            protocol,
+            ports,
+            ..OwnInclude::default()
+        },
+    )
+}
+
+fn exclude() -> impl Strategy<Value = Exclude> {
+    let prefixes = prop::collection::btree_set(prefix(), 1..4);
+    (select(vec!["lab", "bank"]), prefixes, protocol(), prop::option::of(ports())).prop_map(
+        |(name, prefixes, protocol, ports)| Exclude {
+            name: name.into(),
+            prefixes,
+            protocol,
+            ports,
+            ..Exclude::default()
+        },
+    )
+}
+
+/// A policy that may name any set, and has own entries.
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     (
         prop::collection::btree_set(select(Category::ALL.to_vec()), 1..=3),
         any::<[bool; 3]>(),
         prop::collection::btree_set(IDS, 0..3),
+        prop::collection::vec(own_include(), 0..3),
+        prop::collection::vec(exclude(), 0..3),
     )
-        .prop_map(|(categories, [required_only, four, six], include_sets)| Policy {
-            categories,
-            required_only,
-            include_sets,
-            ipv4: four || !six,
-            ipv6: six,
-            ..Policy::default()
+        .prop_map(|(categories, families, include_sets, includes, excludes)| {
+            let [required_only, four, six] = families;
+            Policy {
+                categories,
+                required_only,
+                include_sets,
+                includes,
+                excludes,
+                ipv4: four || !six,
+                ipv6: six,
+                ..Policy::default()
+            }
         })
 }
 
