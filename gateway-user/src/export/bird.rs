@@ -12,7 +12,7 @@ some of them direct. Prefixes with an excluded port are left out as a whole.
 
 In bird.conf:
   include \"/etc/bird/breakout365.conf\";
-  filter direct { if net ~ BREAKOUT365_V4 then accept; reject; }
+  filter breakout365 { if net ~ BREAKOUT365_V4 then accept; reject; }
 ";
 
 pub(super) fn render(export: &Export) -> String {
