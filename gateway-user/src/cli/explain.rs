@@ -79,6 +79,7 @@ fn ask_program(
     Ok(Some(ProgramAnswer {
         generation: manifest.generation,
         feed: manifest.feed.version.clone(),
+        mode: manifest.mode,
         verdict: if said.reason == Reason::Matched { "direct" } else { "inspect" },
         reason: said.reason.name(),
         own: own.map(|own| own.name.clone()).collect(),

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::super::input::Loaded;
 use super::near::{Asked, NearMiss};
 use super::question::{Question, Service};
+use crate::config::Mode;
 use crate::exit::{Exit, Failure};
 use crate::feed::{Category, EndpointSet, FeedIdentity, SetId};
 use crate::policy::{Names, feed_ids, transport_name};
@@ -82,6 +83,8 @@ pub(super) struct ProgramAnswer {
     pub(super) generation: u64,
     /// The version of its feed.
     pub(super) feed: Option<String>,
+    /// `mark`, or `shadow`: what it calls direct is not marked.
+    pub(super) mode: Mode,
     pub(super) verdict: &'static str,
     pub(super) reason: &'static str,
     pub(super) sets: BTreeSet<SetId>,
@@ -337,6 +340,9 @@ impl fmt::Display for Answer {
             Some(loaded) => {
                 let ProgramAnswer { generation, verdict, reason, same_table, .. } = loaded;
                 write!(f, "\n  loaded: generation {generation} says {verdict} ({reason})")?;
+                if loaded.mode == Mode::Shadow {
+                    f.write_str("; it is in shadow and marks nothing")?;
+                }
                 if *same_table {
                     return Ok(());
                 }
