@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use arbitrary::Arbitrary;
+use gateway_common::Transport;
 use gateway_user::cli::plan_text::text;
 use gateway_user::feed::{Category, EndpointSet, Ports, SetId, Snapshot, digest};
 use gateway_user::plan::{GatewayNetworks, Guards, Plan, Side, Trigger, check};
-use gateway_user::policy::{Compiled, Policy, compile};
+use gateway_user::policy::{Compiled, Exclude, OwnInclude, Policy, compile};
 use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
 
@@ -52,6 +53,37 @@ struct AnyPolicy {
     include: BTreeSet<u8>,
     exclude: BTreeSet<u8>,
     families: u8,
+    includes: Vec<OwnEntry>,
+    excludes: Vec<OwnEntry>,
+}
+
+#[derive(Arbitrary, Debug)]
+struct OwnEntry {
+    prefixes: Vec<Prefix>,
+    udp: Option<bool>,
+    ports: Option<(u16, u8)>,
+}
+
+impl OwnEntry {
+    fn prefixes(&self) -> BTreeSet<IpNet> {
+        self.prefixes.iter().take(8).map(|prefix| prefix.net()).collect()
+    }
+
+    fn protocol(&self) -> Option<Transport> {
+        self.udp.map(|udp| if udp { Transport::Udp } else { Transport::Tcp })
+    }
+
+    fn ports(&self) -> Option<Ports> {
+        self.ports.map(|range| ports(&[range]))
+    }
+}
+
+fn ports(ranges: &[(u16, u8)]) -> Ports {
+    ranges
+        .iter()
+        .take(6)
+        .map(|(first, more)| (*first).max(1)..=first.saturating_add((*more).into()).max(1))
+        .collect()
 }
 
 fuzz_target!(|input: Input| {
@@ -70,7 +102,10 @@ fn laws(old: Option<&Side<'_>>, new: &Side<'_>, gateway: &[Prefix]) {
     let plan = Plan::between(old, new);
     let rules = old.map_or(&[][..], |old| &old.compiled.rules);
     assert_eq!(plan.apply(rules), new.compiled.rules);
-    assert_eq!(plan.is_empty(), rules == new.compiled.rules);
+    let exclusions = old.map_or(&[][..], |old| &old.compiled.exclusions);
+    assert_eq!(plan.apply_to_exclusions(exclusions), new.compiled.exclusions);
+    let (now, then) = ((rules, exclusions), (&*new.compiled.rules, &*new.compiled.exclusions));
+    assert_eq!(plan.is_empty(), now == then);
     let same = Plan::between(Some(new), new);
     assert!(same.is_empty() && same.sets.is_empty());
     for totals in [plan.ipv4, plan.ipv6] {
@@ -122,13 +157,6 @@ fn snapshot(sets: &[(Where, AnySet)], side: Where) -> Snapshot {
 
 impl AnySet {
     fn endpoint_set(&self) -> EndpointSet {
-        let ports = |ranges: &[(u16, u8)]| -> Ports {
-            ranges
-                .iter()
-                .take(6)
-                .map(|(first, more)| (*first).max(1)..=first.saturating_add((*more).into()))
-                .collect()
-        };
         EndpointSet {
             // Around the sign-in set, so that ids meet.
             id: 50 + SetId::from(self.id % 8),
@@ -169,6 +197,26 @@ impl AnyPolicy {
             exclude_sets: known(&self.exclude),
             ipv4: self.families != 0,
             ipv6: self.families != 1,
+            includes: (0..)
+                .zip(self.includes.iter().take(4))
+                .map(|(number, entry): (u8, _)| OwnInclude {
+                    name: format!("include {number}"),
+                    prefixes: entry.prefixes(),
+                    protocol: entry.protocol(),
+                    ports: entry.ports(),
+                    ..OwnInclude::default()
+                })
+                .collect(),
+            excludes: (0..)
+                .zip(self.excludes.iter().take(4))
+                .map(|(number, entry): (u8, _)| Exclude {
+                    name: format!("exclude {number}"),
+                    prefixes: entry.prefixes(),
+                    protocol: entry.protocol(),
+                    ports: entry.ports(),
+                    ..Exclude::default()
+                })
+                .collect(),
             ..Policy::default()
         }
     }

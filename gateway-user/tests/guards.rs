@@ -20,7 +20,7 @@ fn everything(snapshot: &Snapshot) -> Policy {
     let with_rules = snapshot
         .sets
         .values()
-        .filter(|set| !set.prefixes.is_empty() && !(set.tcp.is_empty() && set.udp.is_empty()));
+        .filter(|set| !(set.prefixes.is_empty() || set.tcp.is_empty() && set.udp.is_empty()));
     Policy {
         categories: Category::ALL.into(),
         include_sets: with_rules.map(|set| set.id).collect(),

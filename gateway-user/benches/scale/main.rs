@@ -118,16 +118,18 @@ fn measure(text: &str) -> Result<Report> {
 
 impl Report {
     fn text(&self) -> String {
-        let mut text = format!("{} prefixes, {} port sets\n", self.prefixes, self.port_sets);
-        for (step, seconds) in &self.steps {
-            text += &format!("{step:<20} {seconds:>7.3} s\n");
-        }
+        let mut lines = vec![format!("{} prefixes, {} port sets", self.prefixes, self.port_sets)];
+        lines.extend(self.refusals.iter().map(|refusal| format!("refused: {refusal}")));
+        let all = [("all", self.seconds)];
+        let steps = self.steps.iter().chain(&all);
+        lines.extend(steps.map(|(step, seconds)| format!("{step:<20} {seconds:>7.3} s")));
         let within = if self.within_target { "within" } else { "MISSED" };
-        text + &format!(
-            "{:<20} {:>7.3} s\npeak RSS {:.1} MiB, maps {:.1} MiB\n\
+        lines.push(format!(
+            "peak RSS {:.1} MiB, maps {:.1} MiB\n\
              target of {MOST_SECONDS} s and {MOST_MIB} MiB: {within}",
-            "all", self.seconds, self.peak_rss_mib, self.map_mib
-        )
+            self.peak_rss_mib, self.map_mib
+        ));
+        lines.join("\n")
     }
 }
 

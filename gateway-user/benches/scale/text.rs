@@ -18,7 +18,7 @@ pub(crate) fn configuration(count: usize) -> Result<String> {
     for (number, (protocol, ports)) in LISTS.iter().enumerate() {
         write!(
             text,
-            "[[policy.include]]\nname = \"list {number}\"\nprotocol = \"{protocol}\"\n\
+            "[[policy.include]]\nname = \"list-{number}\"\nprotocol = \"{protocol}\"\n\
              ports = \"{ports}\"\nprefixes = [\n"
         )?;
         for prefix in prefixes.iter().skip(number).step_by(LISTS.len()) {
@@ -30,7 +30,7 @@ pub(crate) fn configuration(count: usize) -> Result<String> {
 }
 
 /// The same ones in every run, nested and clustered as real lists are, and in space that no guard
-/// objects to: 11.0.0.0 to 99.255.255.255, and 2a00::/8.
+/// objects to: 11.0.0.0 to 99.255.255.255, and `2a00::/8`.
 fn prefixes(count: usize) -> Result<BTreeSet<IpNet>> {
     let mut prefixes = BTreeSet::new();
     let mut number: u32 = 0;

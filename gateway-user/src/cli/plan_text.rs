@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::output::table;
 use crate::feed::{FIRST_OWN_ID, FeedIdentity};
-use crate::plan::{FamilyTotals, Plan, Refusal, SetChange, Touched};
+use crate::plan::{ExcludeChange, FamilyTotals, Plan, Refusal, SetChange, Touched};
 
 /// Prefixes or ports that one line lists: more is no longer read, and JSON has them all.
 const LISTED: usize = 12;
@@ -30,10 +30,15 @@ pub fn text(plan: &Plan, refusals: &[Refusal]) -> String {
     if let Some(more) = plan.sets.len().checked_sub(LISTED_SETS).filter(|more| *more > 0) {
         lines.push(format!("and {more} more sets (--json lists all)"));
     }
-    let exclusions = [&plan.exclusions_entering, &plan.exclusions_leaving].map(Vec::len);
-    if exclusions != [0, 0] {
-        let [enter, leave] = exclusions;
-        lines.push(format!("exclusions: {enter} enter, {leave} leave"));
+    for ExcludeChange { name, prefixes_entering, prefixes_leaving } in
+        plan.excludes.iter().take(LISTED_SETS)
+    {
+        lines.push(format!("exclude {name:?}"));
+        lines.extend(listed('+', prefixes_entering));
+        lines.extend(listed('-', prefixes_leaving));
+    }
+    if let Some(more) = plan.excludes.len().checked_sub(LISTED_SETS).filter(|more| *more > 0) {
+        lines.push(format!("and {more} more excludes (--json lists all)"));
     }
     lines.join("\n")
 }
@@ -67,7 +72,7 @@ fn totals(plan: &Plan) -> String {
         [("IPv4", "addresses", &plan.ipv4), ("IPv6", "/64 networks", &plan.ipv6)]
     {
         let FamilyTotals { prefixes_before, prefixes_after, space_before, space_after, .. } =
-            totals;
+            *totals;
         table.add_row([
             family.to_owned(),
             from_to(prefixes_before, prefixes_after),
@@ -81,14 +86,14 @@ fn totals(plan: &Plan) -> String {
     table.to_string()
 }
 
-fn from_to(before: &u64, after: &u64) -> String {
+fn from_to(before: u64, after: u64) -> String {
     if before == after { before.to_string() } else { format!("{before} -> {after}") }
 }
 
 fn change(change: &SetChange) -> String {
     let SetChange { set, name, reasons, .. } = change;
     let what = match set.checked_sub(FIRST_OWN_ID) {
-        Some(_) => format!("own entry {name}"),
+        Some(_) => format!("own entry {name:?}"),
         None => format!("set {set} ({name})"),
     };
     let mut lines = vec![format!("{what}: {}", reasons.join("; "))];

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::sets::{self, SetChange};
+use super::sets::{self, ExcludeChange, SetChange};
 use super::{space, wire};
 use crate::feed::{FeedIdentity, SetId, Snapshot};
 use crate::policy::{Compiled, Exclusion, Policy, Rule};
@@ -39,6 +39,8 @@ pub struct Plan {
     pub ipv6: FamilyTotals,
     /// The endpoint sets and own entries whose rules change, by id.
     pub sets: Vec<SetChange>,
+    /// The excludes whose exclusions change, by name.
+    pub excludes: Vec<ExcludeChange>,
     /// Rules that come, ascending.
     #[serde(with = "wire::rules")]
     pub rules_entering: Vec<Rule>,
@@ -86,16 +88,19 @@ impl Plan {
         let rules_leaving = missing(old_rules, &new.compiled.rules);
         let changed: BTreeSet<SetId> =
             rules_entering.iter().chain(&rules_leaving).map(|rule| rule.set).collect();
+        let exclusions_entering = missing(&new.compiled.exclusions, old_exclusions);
+        let exclusions_leaving = missing(old_exclusions, &new.compiled.exclusions);
         Self {
             old_feed: old.map(|old| old.snapshot.identity()),
             new_feed: new.snapshot.identity(),
             ipv4: FamilyTotals::between(compiled, new.compiled, false),
             ipv6: FamilyTotals::between(compiled, new.compiled, true),
             sets: sets::between(old, new, &changed),
+            excludes: sets::excludes(old, new, &exclusions_entering, &exclusions_leaving),
             rules_entering,
             rules_leaving,
-            exclusions_entering: missing(&new.compiled.exclusions, old_exclusions),
-            exclusions_leaving: missing(old_exclusions, &new.compiled.exclusions),
+            exclusions_entering,
+            exclusions_leaving,
         }
     }
 
@@ -134,16 +139,16 @@ impl Plan {
         };
         let exclusions =
             self.exclusions_entering.len().saturating_add(self.exclusions_leaving.len());
-        let mut summary = format!(
-            "{}, {}, {} sets change",
+        let exclusions = match exclusions {
+            0 => String::new(),
+            count => format!(", {count} exclusions change"),
+        };
+        format!(
+            "{}, {}, {} sets change{exclusions}",
             family("IPv4", &self.ipv4),
             family("IPv6", &self.ipv6),
             self.sets.len()
-        );
-        if exclusions > 0 {
-            summary.push_str(&format!(", {exclusions} exclusions change"));
-        }
-        summary
+        )
     }
 
     /// The name by which a person accepts or rejects it: twelve hexadecimal digits of the SHA-256

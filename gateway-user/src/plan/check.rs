@@ -25,12 +25,12 @@ pub fn check(
     gateway: &GatewayNetworks,
     trigger: Trigger,
 ) -> Vec<Refusal> {
-    let mut check = Check { guards, accept: plan.id(), refusals: Vec::new() };
-    check.no_prefixes(plan);
+    let mut check = Check { guards, plan, id: None, refusals: Vec::new() };
+    check.no_prefixes();
     if trigger == Trigger::Feed {
-        check.version_back(plan);
-        check.leaving(plan);
-        check.growth(plan);
+        check.version_back();
+        check.leaving();
+        check.growth();
     }
     check.wide_prefix(new);
     check.special_space(new);
@@ -41,8 +41,9 @@ pub fn check(
 
 struct Check<'a> {
     guards: &'a Guards,
-    /// The plan's name.
-    accept: String,
+    plan: &'a Plan,
+    /// The plan's name, once one is needed: of a large plan it takes a while.
+    id: Option<String>,
     refusals: Vec<Refusal>,
 }
 
@@ -50,13 +51,14 @@ impl Check<'_> {
     /// `instead` is what else than accepting the plan would do.
     fn refuse(&mut self, guard: Guard, what: String, limit: String, instead: &str) {
         if !self.guards.allow.contains(&guard) {
-            let accept =
-                format!("`breakout365 plan accept {}` takes it all the same{instead}", self.accept);
+            let id = self.id.get_or_insert_with(|| self.plan.id());
+            let accept = format!("`breakout365 plan accept {id}` takes it all the same{instead}");
             self.refusals.push(Refusal { guard, what, limit, accept });
         }
     }
 
-    fn no_prefixes(&mut self, plan: &Plan) {
+    fn no_prefixes(&mut self) {
+        let plan = self.plan;
         if plan.ipv4.space_after == 0 && plan.ipv6.space_after == 0 {
             self.refusals.push(Refusal {
                 guard: Guard::NoPrefixes,
@@ -68,9 +70,9 @@ impl Check<'_> {
     }
 
     /// Versions of different instances, and of feeds that say none, are not compared.
-    fn version_back(&mut self, plan: &Plan) {
-        let Some(old) = &plan.old_feed else { return };
-        let new = &plan.new_feed;
+    fn version_back(&mut self) {
+        let Some(old) = &self.plan.old_feed else { return };
+        let new = &self.plan.new_feed;
         if let (Some(before), Some(after)) = (&old.version, &new.version)
             && old.instance == new.instance
             && after < before
@@ -84,9 +86,9 @@ impl Check<'_> {
         }
     }
 
-    fn leaving(&mut self, plan: &Plan) {
+    fn leaving(&mut self) {
         let limit = self.guards.max_prefixes_leaving;
-        for (family, totals) in families(plan) {
+        for (family, totals) in families(self.plan) {
             let FamilyTotals { prefixes_leaving: leaving, prefixes_before: before, .. } = *totals;
             if is_more_than(leaving, limit, before) {
                 self.refuse(
@@ -98,7 +100,7 @@ impl Check<'_> {
             }
         }
         let limit = self.guards.max_space_leaving;
-        for ((family, totals), unit) in families(plan).into_iter().zip(["addresses", "/64s"]) {
+        for ((family, totals), unit) in families(self.plan).into_iter().zip(["addresses", "/64s"]) {
             let FamilyTotals { space_lost: lost, space_before: before, .. } = *totals;
             if is_more_than(lost, limit, before) {
                 self.refuse(
@@ -111,7 +113,8 @@ impl Check<'_> {
         }
     }
 
-    fn growth(&mut self, plan: &Plan) {
+    fn growth(&mut self) {
+        let plan = self.plan;
         let before = plan.ipv4.prefixes_before.saturating_add(plan.ipv6.prefixes_before);
         let after = plan.ipv4.prefixes_after.saturating_add(plan.ipv6.prefixes_after);
         let limit = self.guards.max_growth;

@@ -59,17 +59,21 @@ impl GatewayNetworks {
 /// itself; `Local` is the address (`rtm_newaddr`, kernel `net/ipv4/devinet.c`).
 fn networks(message: &AddressMessage) -> Vec<IpNet> {
     let length = message.header.prefix_len;
-    let net = |address: IpAddr, length: u8| IpNet::new(address, length).ok().map(|net| net.trunc());
     message
         .attributes
         .iter()
-        .filter_map(|attribute| match attribute {
-            // The whole internet on one link says nothing about it.
-            AddressAttribute::Address(address) if length > 0 => net(*address, length),
-            AddressAttribute::Address(address) | AddressAttribute::Local(address) => {
-                Some(IpNet::from(*address))
+        .filter_map(|attribute| {
+            if let AddressAttribute::Address(address) = attribute
+                // The whole internet on one link says nothing about it.
+                && length > 0
+            {
+                return IpNet::new(*address, length).ok().map(|net| net.trunc());
             }
-            _ => None,
+            let (AddressAttribute::Address(address) | AddressAttribute::Local(address)) = attribute
+            else {
+                return None;
+            };
+            Some(IpNet::from(*address))
         })
         .filter(|net| !is_left_out(net.addr()))
         .collect()

@@ -22,4 +22,4 @@ pub use check::check;
 pub use gateway::{GatewayError, GatewayNetworks};
 pub use guard::{Guard, Guards, Trigger};
 pub use refusal::Refusal;
-pub use sets::SetChange;
+pub use sets::{ExcludeChange, SetChange};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::space::Stretches;
 use super::{Side, own};
 use crate::feed::{EndpointSet, Ports, SetId};
-use crate::policy::{Policy, Rule, transport_name};
+use crate::policy::{Exclusion, Names, Policy, Rule, transport_name};
 
 /// What changes for one endpoint set or own entry, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,46 @@ pub struct SetChange {
     pub ports_entering: Vec<String>,
     /// Ports that go.
     pub ports_leaving: Vec<String>,
+}
+
+/// What changes for one of the operator's excludes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExcludeChange {
+    /// Its name.
+    pub name: String,
+    /// Prefixes of exclusions that come, ascending; one whose ports change comes and goes.
+    pub prefixes_entering: Vec<IpNet>,
+    /// Prefixes of exclusions that go, ascending.
+    pub prefixes_leaving: Vec<IpNet>,
+}
+
+/// The changes by exclude, by name: the operator may move an entry without changing it.
+pub(super) fn excludes(
+    old: Option<&Side<'_>>,
+    new: &Side<'_>,
+    entering: &[Exclusion],
+    leaving: &[Exclusion],
+) -> Vec<ExcludeChange> {
+    type Prefixes = BTreeSet<IpNet>;
+    let mut changes: BTreeMap<String, (Prefixes, Prefixes)> = BTreeMap::new();
+    let names = Names::of(new.policy);
+    for exclusion in entering {
+        let change = changes.entry(names.exclude(exclusion.exclude)).or_default();
+        change.0.insert(exclusion.prefix);
+    }
+    let names = old.map(|old| Names::of(old.policy)).unwrap_or_default();
+    for exclusion in leaving {
+        let change = changes.entry(names.exclude(exclusion.exclude)).or_default();
+        change.1.insert(exclusion.prefix);
+    }
+    changes
+        .into_iter()
+        .map(|(name, (entering, leaving))| ExcludeChange {
+            name,
+            prefixes_entering: entering.into_iter().collect(),
+            prefixes_leaving: leaving.into_iter().collect(),
+        })
+        .collect()
 }
 
 /// The changes of `sets`, whose rules differ between the two sides.
@@ -77,9 +117,9 @@ impl Extent {
             let rest = self.ports_of(transport).without(&other.ports_of(transport));
             let name = transport_name(transport);
             rest.iter()
-                .map(|(first, last)| match first == last {
-                    true => format!("{name}/{first}"),
-                    false => format!("{name}/{first}-{last}"),
+                .map(|(first, last)| {
+                    let to = if first == last { String::new() } else { format!("-{last}") };
+                    format!("{name}/{first}{to}")
                 })
                 .collect::<Vec<_>>()
         };
@@ -177,10 +217,8 @@ fn by_the_feed(
             count => reasons.push(format!("Microsoft {verb} {count} prefixes")),
         }
     }
-    let ports = |ports: &Ports| match ports.is_empty() {
-        true => "none".to_owned(),
-        false => ports.to_string(),
-    };
+    let ports =
+        |ports: &Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
     for (protocol, before, after) in
         [("TCP", &before.tcp, &after.tcp), ("UDP", &before.udp, &after.udp)]
     {
