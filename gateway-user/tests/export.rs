@@ -402,28 +402,28 @@ fn squid_decides_by_address_as_the_table_and_by_name_as_a_pac_file() {
     // A name of an excluded address; the other names are elsewhere.
     let elsewhere = NAMES.map(|(host, ..)| format!("9.9.9.9 {host}\n")).concat();
     let hosts = format!("40.96.1.7 excluded.sharepoint.com\n{elsewhere}");
-    let squid = Squid::start(&rendered(&site.export(&entries), Format::Squid), &hosts);
-    for (host, port, direct) in NAMES {
-        assert_eq!(squid.is_direct(host, port), direct, "{host}:{port}");
-    }
-    assert!(!squid.is_direct("excluded.sharepoint.com", 443));
-    for (address, transport, port, direct) in packets(&entries) {
-        if transport == Transport::Tcp {
-            assert_eq!(
-                squid.is_direct(&consumers::in_url(address), port),
-                direct,
-                "{address}:{port}"
-            );
+    let export = rendered(&site.export(&entries), Format::Squid);
+    for (list, by_name) in [("breakout365", true), ("breakout365_address", false)] {
+        let squid = Squid::start(&export, list, &hosts);
+        for (host, port, direct) in NAMES {
+            assert_eq!(squid.is_direct(host, port), direct && by_name, "{list}: {host}:{port}");
+        }
+        assert!(!squid.is_direct("excluded.sharepoint.com", 443));
+        for (address, transport, port, direct) in packets(&entries) {
+            if transport == Transport::Tcp {
+                let host = consumers::in_url(address);
+                assert_eq!(squid.is_direct(&host, port), direct, "{list}: {host}:{port}");
+            }
         }
     }
 }
 
 #[test]
-fn squid_takes_a_list_of_nothing() {
+fn lists_of_nothing_are_loaded_and_send_nothing_direct() {
     let site = Site::new();
     let snapshot = Snapshot { sets: BTreeMap::new(), ..site.snapshot };
     let export = Export::with_entries(&snapshot, &site.policy, &site.compiled, &[]);
-    let squid = Squid::start(&rendered(&export, Format::Squid), "");
+    let squid = Squid::start(&rendered(&export, Format::Squid), "breakout365", "");
     assert!(!squid.is_direct("40.96.0.1", 443));
     Nft::new().load(&rendered(&export, Format::Nft));
     Ipset::new().load(&rendered(&export, Format::Ipset));

@@ -1,5 +1,6 @@
 //! `breakout365 export`: what goes direct, for the programs that stand beside a gateway.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -49,15 +50,24 @@ pub(super) fn run(arguments: &ExportArgs, state_dir: &Path) -> Result<(), Failur
     }
     if matches!(format, Format::Pac | Format::Squid | Format::Json) {
         for host in export.left_out() {
-            // With standard error closed, the host is inspected all the same.
-            let _ = writeln!(
-                io::stderr(),
-                "breakout365: {host:?} is left out: it is no host name with at most one * in \
-                 front of its last two labels"
-            );
+            warn(format_args!(
+                "{host:?} is left out: it is no host name with at most one * in front of its \
+                 last two labels"
+            ));
         }
     }
+    if *format == Format::Pac && !compiled.exclusions.is_empty() {
+        warn(format_args!(
+            "the policy's excludes are prefixes and a PAC file decides by name: its hosts go \
+             direct wherever they lead; leave their sets out with exclude-sets"
+        ));
+    }
     Ok(())
+}
+
+fn warn(what: fmt::Arguments) {
+    // With standard error closed, the export is what it is.
+    let _ = writeln!(io::stderr(), "breakout365: {what}");
 }
 
 impl From<ExportError> for Failure {

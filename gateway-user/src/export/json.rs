@@ -21,6 +21,8 @@ struct Document<'a> {
     hosts: Vec<Host>,
     /// What they inspect even so.
     inspected_hosts: Vec<String>,
+    /// And where: prefixes with an excluded port.
+    excluded_prefixes: &'a BTreeSet<IpNet>,
 }
 
 #[derive(Serialize)]
@@ -75,6 +77,7 @@ pub(super) fn render(export: &Export) -> Result<String, ExportError> {
             .map(|(name, tcp)| Host { name: name.to_string(), tcp, sets: sets(name).collect() })
             .collect(),
         inspected_hosts: export.inspected.iter().map(ToString::to_string).collect(),
+        excluded_prefixes: &export.excluded,
     };
     let json = serde_json::to_string_pretty(&document)
         .map_err(|error| ExportError::Json(error.to_string()))?;

@@ -156,12 +156,13 @@ impl Export {
     fn header(&self, comment: &str, explanation: &str) -> String {
         let mut header = String::new();
         let origin = format!(
-            "breakout365 {} export\nfeed: {}\ntable: sha256 {}",
+            "breakout365 {} export\nfeed: {}\ntable: sha256 {}\n\n\
+             Destinations only: which sources may go direct is not told.",
             env!("CARGO_PKG_VERSION"),
             self.feed,
             self.table
         );
-        for line in origin.lines().chain([""]).chain(explanation.lines()) {
+        for line in origin.lines().chain(explanation.lines()) {
             let line: String = line.chars().map(printable).collect();
             // Writing to a text cannot fail.
             let _ = writeln!(header, "{}", format!("{comment} {line}").trim_end());

@@ -99,7 +99,11 @@ pub(super) fn render(export: &Export, proxies: &Proxies) -> Result<String, Expor
     ] {
         // JSON is ECMAScript as long as it has no U+2028 and U+2029; all of this is ASCII.
         // Writing to a text cannot fail.
-        let _ = write!(text, "\nvar {name} = {value:#};\n");
+        let _ = if value.is_object() {
+            write!(text, "\nvar {name} = {value:#};\n")
+        } else {
+            write!(text, "\nvar {name} = {value};\n")
+        };
     }
     Ok(text + "\n" + PROGRAM)
 }

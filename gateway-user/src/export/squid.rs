@@ -14,12 +14,19 @@ use super::{Export, ExportError, Name};
 use crate::feed::Ports;
 
 const EXPLANATION: &str = "\
-The list breakout365 has what goes direct: by address where a request names one, else by host name.
-In squid.conf, behind the include:
+breakout365_address   what goes direct by the address that a request names
+breakout365_name      what goes direct by the host name that it names
+breakout365           either
+Where Squid intercepts, use breakout365_address alone: a name is then what the client claims, and
+not where it goes. For a proxy that clients ask, in squid.conf, behind the include:
   always_direct allow breakout365
-  ssl_bump splice breakout365
+  acl step1 at_step SslBump1
+  ssl_bump splice step1 breakout365
 ";
 
+/// Direct by address, and by name.
+const ADDRESS: &str = "breakout365_address";
+const NAME: &str = "breakout365_name";
 /// Excluded prefixes, for names that lead there.
 const EXCLUDED: &str = "breakout365_excluded";
 /// Names that are inspected even where a wider one is direct.
@@ -28,18 +35,20 @@ const INSPECTED: &str = "breakout365_inspected";
 pub(super) fn render(export: &Export) -> Result<String, ExportError> {
     let mut lists = Lists { text: export.header("#", EXPLANATION), guards: String::new() };
     lists.guard(export);
-    let mut alternatives = 0;
-    for (ports, prefixes) in by_address(export) {
-        alternatives += 1;
-        lists.addresses(alternatives, &ports, &prefixes);
+    let addresses = by_address(export);
+    for (number, (ports, prefixes)) in (1..).zip(&addresses) {
+        lists.addresses(number, ports, prefixes);
     }
-    for (ports, names) in by_name(export)? {
-        alternatives += 1;
-        lists.names(alternatives, &ports, &names);
+    let names = by_name(export)?;
+    for (number, (ports, names)) in (1..).zip(&names) {
+        lists.names(number, ports, names);
     }
-    if alternatives == 0 {
-        lists.line("breakout365 all-of !all");
+    for (list, is_empty) in [(ADDRESS, addresses.is_empty()), (NAME, names.is_empty())] {
+        if is_empty {
+            lists.line(&format!("{list} all-of !all"));
+        }
     }
+    lists.line(&format!("breakout365 any-of {ADDRESS} {NAME}"));
     Ok(lists.text)
 }
 
@@ -86,32 +95,30 @@ impl Lists {
         if !export.inspected.is_empty() {
             let inspected: BTreeSet<&Name> = export.inspected.iter().collect();
             self.either(INSPECTED, &inspected);
-            self.guards.push_str(" !breakout365_inspected");
+            let _ = write!(self.guards, " !{INSPECTED}");
         }
         for prefix in &export.excluded {
             self.line(&format!("{EXCLUDED} dst {prefix}"));
         }
         if !export.excluded.is_empty() {
-            self.guards.push_str(" !breakout365_excluded");
+            let _ = write!(self.guards, " !{EXCLUDED}");
         }
     }
 
     fn addresses(&mut self, number: usize, ports: &str, prefixes: &BTreeSet<IpNet>) {
-        self.line(&format!("breakout365_port_{number} port {ports}"));
+        self.line(&format!("{ADDRESS}_port_{number} port {ports}"));
         for prefix in prefixes {
-            self.line(&format!("breakout365_dst_{number} dst -n {prefix}"));
+            self.line(&format!("{ADDRESS}_in_{number} dst -n {prefix}"));
         }
-        self.line(&format!(
-            "breakout365 all-of breakout365_port_{number} breakout365_dst_{number}"
-        ));
+        self.line(&format!("{ADDRESS} all-of {ADDRESS}_port_{number} {ADDRESS}_in_{number}"));
     }
 
     fn names(&mut self, number: usize, ports: &str, names: &BTreeSet<&Name>) {
-        self.line(&format!("breakout365_port_{number} port {ports}"));
-        let list = format!("breakout365_name_{number}");
+        self.line(&format!("{NAME}_port_{number} port {ports}"));
+        let list = format!("{NAME}_in_{number}");
         self.either(&list, names);
         let guards = self.guards.clone();
-        self.line(&format!("breakout365 all-of breakout365_port_{number} {list}{guards}"));
+        self.line(&format!("{NAME} all-of {NAME}_port_{number} {list}{guards}"));
     }
 
     /// A list of names: some as they are, some as patterns. A `dstdomain` with a leading dot would

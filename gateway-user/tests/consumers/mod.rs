@@ -226,8 +226,9 @@ pub(crate) struct Squid {
 const LISTEN: &str = "127.0.0.1:3128";
 
 impl Squid {
-    /// With a file that says where names lead, as `/etc/hosts` does.
-    pub(crate) fn start(export: &str, hosts: &str) -> Self {
+    /// With one of the lists of an export, and a file that says where names lead, as `/etc/hosts`
+    /// does.
+    pub(crate) fn start(export: &str, list: &str, hosts: &str) -> Self {
         let files = tempfile::Builder::new().prefix("squid").tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(files.path().join(name), text).unwrap();
         let directory = files.path().display();
@@ -252,10 +253,10 @@ impl Squid {
                  dns_nameservers 127.0.0.1
                  dns_timeout 1 second
                  shutdown_lifetime 0 seconds
-                 always_direct allow breakout365
+                 always_direct allow {list}
                  acl direct src all
                  deny_info 302:http://direct.invalid/ direct
-                 http_access deny breakout365 direct
+                 http_access deny {list} direct
                  deny_info 302:http://inspect.invalid/ all
                  http_access deny all\n"
             ),
