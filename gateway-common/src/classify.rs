@@ -41,22 +41,22 @@ where
     T: Tables + ?Sized,
 {
     match parse(packet) {
-        Ok(key) => restrict(decide(&key, tables), || source_of(packet), tables),
+        Ok(key) => restrict(decide(&key, tables), packet, tables),
         Err(reason) => Decision::inspect(reason),
     }
 }
 
 /// `decision`, unless it is Direct and the tables do not admit where the packet comes from.
 #[inline(always)]
-pub fn restrict<T: Tables + ?Sized>(
-    decision: Decision,
-    source: impl FnOnce() -> Option<Address>,
-    tables: &T,
-) -> Decision {
+fn restrict<P, T>(decision: Decision, packet: &P, tables: &T) -> Decision
+where
+    P: PacketBytes + ?Sized,
+    T: Tables + ?Sized,
+{
     if !tables.scoped() || decision.verdict() == Verdict::Inspect || tables.admits_ingress() {
         return decision;
     }
-    let admitted = match source() {
+    let admitted = match source_of(packet) {
         Some(Address::V4(words)) => tables.admits_v4(Address::v4_octets(words)),
         Some(Address::V6(words)) => tables.admits_v6(Address::v6_octets(words)),
         None => false,
@@ -64,8 +64,7 @@ pub fn restrict<T: Tables + ?Sized>(
     if admitted { decision } else { Decision::inspect(Reason::SourceNotListed) }
 }
 
-/// Classifies a packet whose header fields are known, as if everybody were a listed source; see
-/// [`restrict`].
+/// Classifies a packet whose header fields are known, as if everybody were a listed source.
 #[inline(always)]
 pub fn decide<T: Tables + ?Sized>(key: &FlowKey, tables: &T) -> Decision {
     let Some(port_set) = port_set_of(key.destination, tables) else {
@@ -92,38 +91,42 @@ pub fn port_set_of<T: Tables + ?Sized>(address: Address, tables: &T) -> Option<u
         Address::V4(words) => {
             let [high, low] = words;
             let octets: [u8; BLOCK_LEVELS_V4] = [low.first()];
-            descend(tables.index_v4(high), octets, tables, || {
-                tables.longest_v4(Address::v4_octets(words))
-            })
+            match descend(tables.index_v4(high), octets, tables) {
+                Ok(port_set) => port_set,
+                Err(AskTrie) => tables.longest_v4(Address::v4_octets(words)),
+            }
         }
         Address::V6(words) => {
             let [top, second, third, ..] = words;
             let octets: [u8; BLOCK_LEVELS_V6] =
                 [second.first(), second.second(), third.first(), third.second()];
-            descend(tables.index_v6(top), octets, tables, || {
-                tables.longest_v6(Address::v6_octets(words))
-            })
+            match descend(tables.index_v6(top), octets, tables) {
+                Ok(port_set) => port_set,
+                Err(AskTrie) => tables.longest_v6(Address::v6_octets(words)),
+            }
         }
     }
 }
+
+/// Index and blocks do not say.
+struct AskTrie;
 
 #[inline(always)]
 fn descend<T: Tables + ?Sized, const N: usize>(
     mut slot: Slot,
     octets: [u8; N],
     tables: &T,
-    trie: impl FnOnce() -> Option<u16>,
-) -> Option<u16> {
+) -> Result<Option<u16>, AskTrie> {
     for octet in octets {
         let Step::Block(block) = slot.step() else { break };
         slot = tables.block(block, octet);
     }
     match slot.step() {
-        Step::Miss => None,
-        Step::PortSet(id) => Some(id),
+        Step::Miss => Ok(None),
+        Step::PortSet(id) => Ok(Some(id)),
         // A block below the last level is not something the compiler makes; the trie is right
         // for every address.
-        Step::Block(_) | Step::Trie => trie(),
+        Step::Block(_) | Step::Trie => Err(AskTrie),
     }
 }
 

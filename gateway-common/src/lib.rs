@@ -17,6 +17,6 @@ pub mod classify;
 pub mod decision;
 pub mod packet;
 
-pub use classify::{Tables, classify, decide, restrict};
+pub use classify::{Tables, classify, decide};
 pub use decision::{Decision, Reason, Verdict};
 pub use packet::{Address, FlowKey, PacketBytes, Transport, Word, parse, source_of};

@@ -226,16 +226,13 @@ pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<FlowKey, Reason> {
 /// A second walk, so that a frame whose source does not matter is not asked for it.
 #[inline(always)]
 pub fn source_of<P: PacketBytes + ?Sized>(packet: &P) -> Option<Address> {
-    let [.., mut ethertype] = packet.words::<7>(0)?;
-    let mut offset = ETHERNET_HEADER;
-    for _ in 0..MAX_VLAN_TAGS {
-        if !matches!(ethertype.number(), ethertype::VLAN | ethertype::QINQ) {
-            break;
-        }
-        let [_, inner] = packet.words::<2>(offset)?;
-        ethertype = inner;
-        offset = offset.saturating_add(VLAN_TAG);
-    }
+    let [.., ethertype] = packet.words::<7>(0)?;
+    let walk = (ethertype, ETHERNET_HEADER);
+    // Written out, since every kernel's verifier follows a way without loops: MAX_VLAN_TAGS steps.
+    let walk = behind_tag(packet, walk)?;
+    let walk = behind_tag(packet, walk)?;
+    let walk = behind_tag(packet, walk)?;
+    let (ethertype, offset) = behind_tag(packet, walk)?;
     match ethertype.number() {
         ethertype::IPV4 => {
             let words = packet.words::<2>(offset.saturating_add(IPV4_SOURCE))?;
@@ -247,6 +244,20 @@ pub fn source_of<P: PacketBytes + ?Sized>(packet: &P) -> Option<Address> {
         }
         _ => None,
     }
+}
+
+/// The ethertype behind the VLAN tag at `offset`, and where what it says begins; the same where
+/// there is no tag.
+#[inline(always)]
+fn behind_tag<P: PacketBytes + ?Sized>(
+    packet: &P,
+    (ethertype, offset): (Word, u32),
+) -> Option<(Word, u32)> {
+    if !matches!(ethertype.number(), ethertype::VLAN | ethertype::QINQ) {
+        return Some((ethertype, offset));
+    }
+    let [_, inner] = packet.words::<2>(offset)?;
+    Some((inner, offset.saturating_add(VLAN_TAG)))
 }
 
 /// RFC 791, section 3.1.

@@ -4,9 +4,10 @@
 //! a `Snapshot`; [`config`] reads what the operator wants; [`policy`] compiles both into a
 //! [`policy::Table`]; [`plan`] says what that changes, and refuses too much; [`datapath`] turns a
 //! table into a generation in the kernel and publishes it; [`daemon`] keeps that going and tells
-//! what [`observe`] describes. [`replay`] classifies captures by a table. [`cli`] is the verbs of
-//! the one binary, and [`exit`] what they tell the shell. But for fetching, everything up to `plan`
-//! is pure.
+//! what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
+//! they tell the shell. Beside that way, [`replay`] classifies captures by a table, and [`export`]
+//! writes one down for other programs. But for fetching, everything up to `plan` is pure, and so is
+//! `export`.
 
 #![deny(unsafe_code)]
 
@@ -15,6 +16,7 @@ pub mod config;
 pub mod daemon;
 pub mod datapath;
 pub mod exit;
+pub mod export;
 pub mod feed;
 pub mod observe;
 pub mod plan;

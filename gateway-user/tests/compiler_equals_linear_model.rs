@@ -345,10 +345,12 @@ proptest! {
                 }
             }
         }
-        let idle: BTreeSet<String> = compiled.notes.iter().filter_map(|note| match note {
-            Note::ExcludeCutsNothing { exclude } => Some(exclude.clone()),
-            _ => None,
-        }).collect();
+        let idle: BTreeSet<String> = compiled
+            .notes
+            .iter()
+            .filter(|note| matches!(note, Note::ExcludeCutsNothing { .. }))
+            .filter_map(|note| note.own().map(str::to_owned))
+            .collect();
         let all: BTreeSet<String> =
             policy.excludes.iter().map(|exclude| exclude.name.clone()).collect();
         prop_assert_eq!(idle, &all - &cutting(&rules, &policy));

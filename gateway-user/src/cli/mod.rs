@@ -3,6 +3,7 @@
 mod control;
 mod down;
 mod explain;
+mod export;
 mod feed;
 mod input;
 mod output;
@@ -69,6 +70,8 @@ pub enum Verb {
     Confirm(control::ConfirmArgs),
     /// Go to the generation before.
     Rollback(control::RollbackArgs),
+    /// What goes direct, for the programs that stand beside a gateway.
+    Export(export::ExportArgs),
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
     /// Take back everything that is ours.
@@ -99,15 +102,16 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
     match &cli.verb {
         Verb::Run(args) => run::run(args, cli),
         Verb::Status(args) => status::run(args, &pins, &cli.run_dir),
-        Verb::Explain(args) => explain::run(args, &pins),
-        Verb::Feed(verb) => feed::run(verb),
-        Verb::Policy(verb) => policy::run(verb),
+        Verb::Explain(args) => explain::run(args, &pins, &cli.state_dir),
+        Verb::Feed(verb) => feed::run(verb, &cli.state_dir),
+        Verb::Policy(verb) => policy::run(verb, &cli.state_dir),
         Verb::Plan(verb) => verb.run(&cli.run_dir),
         Verb::Reload(args) => args.run(&cli.run_dir),
         Verb::Apply(args) => args.run(&cli.run_dir),
         Verb::Confirm(args) => args.run(&cli.run_dir),
         Verb::Rollback(args) => args.run(&cli.run_dir),
-        Verb::Replay(args) => replay::run(args),
+        Verb::Export(args) => export::run(args, &cli.state_dir),
+        Verb::Replay(args) => replay::run(args, &cli.state_dir),
         Verb::Down(args) => down::run(args, &pins),
     }
 }

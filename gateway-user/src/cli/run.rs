@@ -41,5 +41,9 @@ pub(super) fn run(args: &RunArgs, cli: &Cli) -> Result<(), Failure> {
         state_dir: cli.state_dir.clone(),
         run_dir: cli.run_dir.clone(),
     };
-    super::runtime()?.block_on(daemon::run(&settings))
+    let runtime = super::runtime()?;
+    let outcome = runtime.block_on(daemon::run(&settings));
+    // A resolver that does not answer would keep the process until it gives up.
+    runtime.shutdown_background();
+    outcome
 }

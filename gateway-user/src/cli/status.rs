@@ -9,7 +9,8 @@ use gateway_common::abi::Counter;
 use serde::Serialize;
 
 use super::output;
-use crate::datapath::{Attached, Counts, FeedIdentity, Loaded, Manifest, Pins, attached};
+use crate::config::Mode;
+use crate::datapath::{Attached, Counts, FeedIdentity, Loaded, Manifest, Pins, Scope, attached};
 use crate::exit::Failure;
 use crate::observe::{self, Observation};
 use crate::policy::SetId;
@@ -34,11 +35,15 @@ struct Status {
     daemon: Option<Observation>,
     feed: FeedIdentity,
     mark: MarkBits,
+    /// `mark`, or `shadow`: nothing is marked.
+    mode: Mode,
     prefixes: Prefixes,
+    sources: Scope,
     hooks: Vec<Attached>,
     verdicts: Verdicts,
     reasons: Vec<ReasonCount>,
     sets: Vec<SetCount>,
+    own: Vec<OwnCount>,
     metadata: MetadataCounts,
 }
 
@@ -78,6 +83,13 @@ struct SetCount {
     id: SetId,
     service_area: String,
     category: String,
+    #[serde(flatten)]
+    count: Count,
+}
+
+#[derive(Debug, Serialize)]
+struct OwnCount {
+    name: String,
     #[serde(flatten)]
     count: Count,
 }
@@ -148,6 +160,14 @@ fn status(
             count: by_set.get(&set.id).copied().unwrap_or_default(),
         })
         .collect();
+    let own = manifest
+        .own
+        .iter()
+        .map(|own| OwnCount {
+            name: own.name.clone(),
+            count: by_set.get(&own.id).copied().unwrap_or_default(),
+        })
+        .collect();
     Ok(Status {
         generation: manifest.generation,
         breakout365: manifest.breakout365.clone(),
@@ -156,11 +176,14 @@ fn status(
         daemon,
         feed: manifest.feed.clone(),
         mark: MarkBits { value: manifest.mark_value, mask: manifest.mark_mask },
+        mode: manifest.mode,
         prefixes: Prefixes { ipv4: manifest.prefixes_v4, ipv6: manifest.prefixes_v6 },
+        sources: manifest.sources.clone(),
         hooks: attached(pins)?,
         verdicts: Verdicts { direct: decided.reason(Reason::Matched).into(), inspect },
         reasons,
         sets,
+        own,
         metadata: MetadataCounts {
             accepted: counts.tc_behind_xdp.metadata_accepted().into(),
             unsupported: counts.xdp.metadata_unsupported().into(),
@@ -183,6 +206,12 @@ fn text(status: &Status) -> String {
         format!("daemon  {}", if status.daemon_running { "running" } else { "not running" }),
     ];
     lines.extend(status.daemon.iter().flat_map(daemon_lines));
+    if status.mode == Mode::Shadow {
+        lines.push("mode    shadow: direct packets are counted, none is marked".to_owned());
+    }
+    if status.sources != Scope::default() {
+        lines.push(format!("sources {}", status.sources));
+    }
     lines.extend(status.hooks.iter().map(|hook| format!("hook    {hook}")));
     if status.hooks.is_empty() {
         lines.push("hook    none: no interface is attached, everything is inspected".to_owned());
@@ -214,6 +243,13 @@ fn text(status: &Status) -> String {
         ]);
     }
     lines.push(sets.to_string());
+    let mut own = output::table(&["include", "packets", "bytes"]);
+    for OwnCount { name, count } in &status.own {
+        own.add_row([name.clone(), count.packets.to_string(), count.bytes.to_string()]);
+    }
+    if own.row_count() > 0 {
+        lines.push(own.to_string());
+    }
     if status.metadata.unsupported.packets > 0 {
         lines.push(format!(
             "{} packets without XDP metadata: the driver has none, tc classified them",

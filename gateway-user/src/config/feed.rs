@@ -40,6 +40,25 @@ pub enum FeedSource {
     },
 }
 
+/// Where to look, for people.
+impl fmt::Display for FeedSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded => f.write_str("the binary"),
+            Self::File(path) => path.display().fmt(f),
+            Self::Url(url) => {
+                // A query may hold what proves who asks.
+                let mut url = url.clone();
+                url.set_query(None);
+                url.fmt(f)
+            }
+            Self::WebService { instance, base } => {
+                write!(f, "{instance} of {}", base.as_str().trim_end_matches('/'))
+            }
+        }
+    }
+}
+
 /// One of Microsoft's clouds, each with an endpoint list of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Instance {
@@ -268,12 +287,12 @@ fn https(source: &Source<'_>, at: &Spanned<String>, field: &str) -> Result<Url, 
     };
     let url =
         parsed(at.get_ref()).map_err(|reason| refuse(&format_args!("is no URL: {reason}")))?;
-    if url.scheme() != "https" {
-        return Err(refuse(&"is not https, which alone proves where the feed comes from"));
-    }
     if !url.username().is_empty() || url.password().is_some() {
         // Not quoted: refusals end up in logs.
         return Err(source.refuse(at, field, "holds a user name or password; take it out"));
+    }
+    if url.scheme() != "https" {
+        return Err(refuse(&"is not https, which alone proves where the feed comes from"));
     }
     if url.fragment().is_some() {
         return Err(refuse(&"has a fragment (#), which no server sees"));
@@ -337,4 +356,173 @@ fn duration(
         return Err(refuse(&problem));
     }
     Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// What `[feed]` with these lines means; they begin in line 5.
+    fn parse(lines: &str) -> Result<(FeedSource, FeedOptions), String> {
+        let text = format!("version = 1\n[[interface]]\nname = \"lan0\"\n[feed]\n{lines}\n");
+        Config::parse(&text, Path::new("/etc/b/c.toml"))
+            .map(|config| (config.feed, config.feed_options))
+            .map_err(|error| error.to_string())
+    }
+
+    fn service(instance: Instance, base: &str) -> FeedSource {
+        FeedSource::WebService { instance, base: base.parse().unwrap() }
+    }
+
+    #[test]
+    fn every_source_and_option_has_its_meaning() {
+        assert_eq!(parse(""), Ok((FeedSource::Embedded, FeedOptions::default())));
+        for instance in Instance::ALL {
+            let (source, options) = parse(&format!("instance = \"{instance}\"")).unwrap();
+            assert_eq!(source, service(instance, "https://endpoints.office.com"));
+            assert_eq!(options, FeedOptions::default());
+        }
+        let (source, options) = parse(
+            r#"
+            instance = "China"
+            service = "https://mirror.example:8443/m365/"
+            poll-interval = "90s"
+            proxy = "http://user:word@proxy.example:3128"
+            ca-file = "ca.pem"
+            max-age = "1h 30m"
+            on-stale = "inspect"
+            hold-additions = "until-effective"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(source, service(Instance::China, "https://mirror.example:8443/m365/"));
+        let expected = FeedOptions {
+            poll_interval: Duration::from_secs(90),
+            proxy: Some("http://user:word@proxy.example:3128".parse().unwrap()),
+            ca_file: Some(PathBuf::from("/etc/b/ca.pem")),
+            max_age: Duration::from_mins(90),
+            on_stale: OnStale::Inspect,
+            hold_additions: HoldAdditions::UntilEffective,
+        };
+        assert_eq!(options, expected);
+        let (source, options) =
+            parse("url = \"https://mirror.example/f.json?key=1\"\npoll-interval = \"1s\"").unwrap();
+        assert_eq!(source, FeedSource::Url("https://mirror.example/f.json?key=1".parse().unwrap()));
+        assert_eq!(source.to_string(), "https://mirror.example/f.json");
+        assert_eq!(options.poll_interval, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn the_defaults_are_an_hour_and_two_weeks() {
+        let FeedOptions { poll_interval, max_age, .. } = FeedOptions::default();
+        assert_eq!((poll_interval.as_secs(), max_age.as_secs()), (3600, 1_209_600));
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_line_and_field() {
+        let instance = "instance = \"Worldwide\"\n";
+        let cases = [
+            (
+                "instance = \"Germany\"".to_owned(),
+                "5: feed.instance: \"Germany\": expected Worldwide, China, USGovDoD or USGovGCCHigh",
+            ),
+            (
+                format!("{instance}url = \"https://a.example/\""),
+                "6: feed.url: feed.instance is there too; take one out",
+            ),
+            (
+                format!("file = \"f.json\"\n{instance}"),
+                "5: feed.file: feed.instance is there too; take one out",
+            ),
+            (
+                "url = \"https://a.example/\"\nfile = \"f.json\"".to_owned(),
+                "6: feed.file: feed.url is there too; take one out",
+            ),
+            (
+                "service = \"https://a.example\"".to_owned(),
+                "5: feed.service: without feed.instance it has no meaning; say which instance",
+            ),
+            (
+                format!("{instance}service = \"http://a.example\""),
+                "6: feed.service: \"http://a.example\" is not https, which alone proves where the \
+                 feed comes from",
+            ),
+            (
+                format!("{instance}service = \"https://a.example/?b\""),
+                "6: feed.service: \"https://a.example/?b\" has a query; it is the part before /version",
+            ),
+            (
+                "url = \"a.example/f.json\"".to_owned(),
+                "5: feed.url: \"a.example/f.json\" is no URL: relative URL without a base",
+            ),
+            (
+                "url = \"https://me:word@a.example/\"".to_owned(),
+                "5: feed.url: holds a user name or password; take it out",
+            ),
+            (
+                "url = \"https://a.example/#x\"".to_owned(),
+                "5: feed.url: \"https://a.example/#x\" has a fragment (#), which no server sees",
+            ),
+            (
+                format!("{instance}proxy = \"socks5://a.example\""),
+                "6: feed.proxy: expected http://HOST:PORT or https://HOST:PORT",
+            ),
+            (
+                "ca-file = \"\"".to_owned(),
+                "5: feed.ca-file: empty; leave it out for the built-in roots",
+            ),
+            (
+                format!("{instance}poll-interval = \"59m\""),
+                "6: feed.poll-interval: \"59m\" is less than 1h, and Microsoft asks for no more \
+                 than that",
+            ),
+            (
+                format!(
+                    "{instance}service = \"https://endpoints.office.com/\"\npoll-interval = \"1m\""
+                ),
+                "7: feed.poll-interval: \"1m\" is less than 1h, and Microsoft asks for no more \
+                 than that",
+            ),
+            (
+                "poll-interval = \"0s\"".to_owned(),
+                "5: feed.poll-interval: \"0s\" is not from 1s to 366d",
+            ),
+            ("max-age = \"367d\"".to_owned(), "5: feed.max-age: \"367d\" is not from 1s to 366d"),
+            (
+                "max-age = \"59m\"".to_owned(),
+                "5: feed.max-age: shorter than feed.poll-interval: every feed would be stale before \
+                 its next check",
+            ),
+            (
+                "poll-interval = \"15d\"".to_owned(),
+                "5: feed.max-age: shorter than feed.poll-interval: every feed would be stale before \
+                 its next check",
+            ),
+        ];
+        for (lines, refusal) in cases {
+            assert_eq!(parse(&lines), Err(format!("/etc/b/c.toml:{refusal}")), "{lines}");
+        }
+    }
+
+    #[test]
+    fn times_that_are_none_are_refused() {
+        for text in ["", "1", "1x", "-1h", "1mo", "1y", "h", "1 h 1", "forever"] {
+            let refusal = parse(&format!("max-age = \"{text}\"")).unwrap_err();
+            let start = format!("/etc/b/c.toml:5: feed.max-age: \"{text}\" is not ");
+            assert!(refusal.starts_with(&start), "{refusal}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "[a-z0-9:/.@#?%\\[\\] -]{0,30}", key in 0usize..6) {
+            let key = ["instance", "url", "service", "poll-interval", "proxy", "max-age"][key];
+            if let Err(refusal) = parse(&format!("{key} = '{text}'")) {
+                prop_assert!(refusal.starts_with("/etc/b/c.toml:5: "), "{refusal}");
+            }
+        }
+    }
 }

@@ -12,6 +12,8 @@ use super::own::{ExcludeSpec, IncludeSpec, SourcesSpec};
 pub(super) struct File {
     pub(super) version: Spanned<i64>,
     #[serde(default)]
+    pub(super) mode: Mode,
+    #[serde(default)]
     pub(super) on_stop: OnStop,
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
@@ -22,6 +24,15 @@ pub(super) struct File {
     pub(super) feed: Feed,
     #[serde(default)]
     pub(super) guards: super::guards::Spec,
+}
+
+/// `mode`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mode {
+    #[default]
+    Mark,
+    Shadow,
 }
 
 /// `on-stop`.

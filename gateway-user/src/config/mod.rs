@@ -8,6 +8,8 @@ mod validate;
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::plan::Guards;
 use crate::policy::Policy;
 
@@ -23,6 +25,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The bits that say Direct.
     pub mark: Mark,
+    /// Whether they are set.
+    pub mode: Mode,
     /// What goes direct.
     pub policy: Policy,
     /// What the daemon does with the data plane when it is stopped.
@@ -108,6 +112,28 @@ pub struct Mark {
 impl Default for Mark {
     fn default() -> Self {
         Self { value: 0x0100_0000, mask: 0x0100_0000 }
+    }
+}
+
+/// What becomes of Direct packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// They are counted and marked.
+    #[default]
+    Mark,
+    /// They are counted only: what marking would do, without doing it.
+    Shadow,
+}
+
+impl Mode {
+    /// Its name in the configuration, JSON and text.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mark => "mark",
+            Self::Shadow => "shadow",
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::file::{self, File};
-use super::{Config, ConfigError, HookMode, Interface, Mark, OnStop, guards, own};
+use super::{Config, ConfigError, HookMode, Interface, Mark, Mode, OnStop, guards, own};
 use crate::feed::Category;
 use crate::policy::Policy;
 
@@ -29,6 +29,10 @@ pub(super) fn validate(text: &str, path: &Path) -> Result<Config, ConfigError> {
     let interfaces = interfaces(&source, file.interface)?;
     Ok(Config {
         mark: mark(&source, file.mark)?,
+        mode: match file.mode {
+            file::Mode::Mark => Mode::Mark,
+            file::Mode::Shadow => Mode::Shadow,
+        },
         policy: policy(&source, file.policy, &interfaces)?,
         interfaces,
         on_stop: match file.on_stop {
@@ -230,6 +234,7 @@ mod tests {
             Config {
                 interfaces: vec![Interface { name: "lan0".into(), hook: HookMode::Auto }],
                 mark: Mark { value: 0x0100_0000, mask: 0x0100_0000 },
+                mode: Mode::Mark,
                 policy: Policy::default(),
                 on_stop: OnStop::Keep,
                 feed: FeedSource::Embedded,
@@ -244,6 +249,7 @@ mod tests {
         let config = parse(
             r#"
             version = 1
+            mode = "shadow"
             on-stop = "detach"
             [[interface]]
             name = "lan0"
@@ -280,6 +286,7 @@ mod tests {
                     interface("wg0", HookMode::Generic),
                 ],
                 mark: Mark { value: 0x10, mask: 0x30 },
+                mode: Mode::Shadow,
                 policy: Policy {
                     categories: [Category::Optimize, Category::Allow].into(),
                     service_areas: Some(["Exchange".into()].into()),

@@ -141,12 +141,16 @@ impl Daemon<'_> {
 
     /// Another feed has come.
     pub(super) async fn take_feed(&mut self, trigger: Trigger) {
-        let serving = self.serving.as_ref().map(|serving| &serving.revision);
-        let Some(snapshot) = self.watch.effective(serving.map(|revision| &revision.snapshot))
-        else {
-            return;
-        };
+        let serving = self.serving.as_ref().map(|serving| &serving.revision.snapshot);
+        let Some(snapshot) = self.watch.effective(serving) else { return };
         let feed = snapshot.identity();
+        // The plan that waits, if any, was for what the source had before.
+        self.pending = None;
+        let serving = self.serving.as_ref().map(|serving| &serving.revision);
+        if serving.is_some_and(|serving| serving.feed() == feed) {
+            self.watch.taken(&self.store);
+            return;
+        }
         let revision = match (serving, &self.config) {
             (Some(serving), _) => serving.with_feed(snapshot),
             (None, Some(config)) => Revision::compile(config.clone(), snapshot),

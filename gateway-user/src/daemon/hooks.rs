@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{info, warn};
 
-use crate::config::{Config, HookMode};
+use crate::config::{Config, HookMode, Mode};
 use crate::datapath::{DatapathError, HookRequest, Interface, Published, TcCarrier, XdpRequest};
 
 /// Interfaces a generation is asked for, by name, with their index; `None` while one is away.
@@ -56,6 +56,9 @@ pub(super) fn report(config: &Config, published: &Published) {
         published.self_test.probes,
         hooks.join(", "),
     );
+    if config.mode == Mode::Shadow {
+        warn!("mode is shadow: direct packets are counted, none is marked");
+    }
     for interface in &config.interfaces {
         if interface.hook == HookMode::Auto && !has_xdp(published, &interface.name) {
             warn!("interface {}: no native XDP here, tc classifies alone", interface.name);

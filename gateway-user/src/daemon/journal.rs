@@ -1,5 +1,6 @@
 //! The journal: what became of every change, one line of JSON each, never longer than two files.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -60,6 +61,41 @@ pub enum Outcome {
     /// Something failed, and what was before stays.
     Failed,
 }
+
+/// As in JSON.
+macro_rules! displayed {
+    ($name:ty, $($variant:ident => $text:literal),+ $(,)?) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self { $(Self::$variant => $text),+ })
+            }
+        }
+    };
+}
+
+displayed!(
+    Trigger,
+    Start => "start",
+    Reload => "reload",
+    Feed => "feed",
+    Effective => "effective",
+    Accept => "accept",
+    Reject => "reject",
+    Apply => "apply",
+    Confirm => "confirm",
+    Rollback => "rollback",
+    Unconfirmed => "unconfirmed",
+    Interface => "interface",
+    Stale => "stale",
+);
+displayed!(
+    Outcome,
+    Published => "published",
+    Held => "held",
+    Rejected => "rejected",
+    Confirmed => "confirmed",
+    Failed => "failed",
+);
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

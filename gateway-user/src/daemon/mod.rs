@@ -94,12 +94,13 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         log: None,
     };
     daemon.start(config).await?;
+    // What came before the restart and was held.
+    daemon.take_feed(Trigger::Start).await;
     daemon.tell();
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let serving = daemon.serving.as_ref().map(|serving| serving.revision.snapshot.clone());
-        let waiting = daemon.pending.as_ref().map(|pending| pending.revision.feed());
         let trial_ends = daemon.trial.as_ref().map(|trial| trial.until);
         tokio::select! {
             _ = signals.hangup.recv() => daemon.hangup().await,
@@ -109,7 +110,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
                 daemon.follow_interfaces().await;
                 daemon.look_at_the_clock().await;
             }
-            checked = daemon.watch.checked(serving.as_ref(), waiting.as_ref()) => {
+            checked = daemon.watch.checked(serving.as_ref()) => {
                 daemon.checked(checked).await;
             }
             () = until(trial_ends) => daemon.trial_is_over().await,

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::datapath::{Blueprint, FeedIdentity, OwnIdentity, SetIdentity};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, Snapshot};
@@ -104,8 +104,8 @@ impl Revision {
         }
     }
 
-    /// What the kernel gets.
-    pub(super) fn blueprint(&self, _inspecting: bool) -> Blueprint {
+    /// What the kernel gets; `inspecting`, nothing is marked.
+    pub(super) fn blueprint(&self, inspecting: bool) -> Blueprint {
         let selected: BTreeSet<_> =
             self.compiled.table.groups().iter().flatten().copied().collect();
         let names = Names::of(&self.config.policy);
@@ -125,6 +125,7 @@ impl Revision {
         Blueprint {
             table: self.compiled.table.clone(),
             mark: self.config.mark,
+            mode: if inspecting { Mode::Shadow } else { self.config.mode },
             feed: self.feed(),
             sets,
             own,

@@ -70,6 +70,8 @@ pub(super) struct FeedWatch {
     held: Vec<HeldAddition>,
     /// The feed that the policy or a failure refused; a reload tries again.
     refused: Option<FeedIdentity>,
+    /// What the source had when it was last asked and had something new.
+    seen: Option<FeedIdentity>,
 }
 
 impl FeedWatch {
@@ -89,7 +91,7 @@ impl FeedWatch {
                 Some(Arc::new(Client::new(&source, &config.feed_options, id, limits)?))
             }
         };
-        let words = words(&source);
+        let words = source.to_string();
         let mut memory = match store.read_json::<Memory>(STATE) {
             Ok(memory) => memory.unwrap_or_default(),
             Err(error) => {
@@ -117,6 +119,7 @@ impl FeedWatch {
             incoming: None,
             held: Vec::new(),
             refused: None,
+            seen: None,
         };
         watch.recall_incoming(store);
         watch.remember(store);
@@ -135,46 +138,21 @@ impl FeedWatch {
         &self,
         last_good: Option<&Snapshot>,
     ) -> Result<Option<Snapshot>, Failure> {
-        let instance = match &self.source {
-            FeedSource::File(path) => return Ok(Some(feed::read(path)?)),
-            FeedSource::Embedded => return Ok(Some(feed::embedded()?)),
-            FeedSource::Url(_) => None,
-            FeedSource::WebService { instance, .. } => Some(instance.name()),
-        };
-        let embedded = feed::embedded()?;
-        let is_ours = |snapshot: &&Snapshot| match instance {
-            Some(instance) => snapshot.instance.as_deref() == Some(instance),
-            None => true,
-        };
-        let wanted = |snapshot: &&Snapshot| {
-            is_ours(snapshot) && self.memory.rejected.as_ref() != Some(&snapshot.identity())
-        };
-        let last_good = last_good.filter(is_ours);
-        let newest = match (last_good, Some(&embedded).filter(wanted)) {
-            (Some(last), Some(embedded))
-                if instance.is_some() && embedded.version > last.version =>
-            {
-                Some(embedded)
-            }
-            (Some(last), _) => Some(last),
-            (None, embedded) => embedded,
-        };
-        Ok(newest.cloned())
+        Ok(feed::at_hand(&self.source, last_good, self.memory.rejected.as_ref())?)
     }
 
-    /// Waits until a check is done. `serving` is the feed that serves, `waiting` one that waits for
-    /// a person: neither is fetched again. May be dropped and called again at any time.
+    /// Waits until a check is done; gives what is new against `serving`, which serves. May be
+    /// dropped and called again at any time.
     pub(super) async fn checked(
         &mut self,
         serving: Option<&Snapshot>,
-        waiting: Option<&FeedIdentity>,
     ) -> Option<Result<Snapshot, FetchError>> {
         let Some(client) = self.client.clone() else { return std::future::pending().await };
         if self.running.is_none() {
             if let Some(next) = self.next {
                 tokio::time::sleep_until(next).await;
             }
-            let known = self.known(serving, waiting);
+            let known = self.known(serving);
             let since = serving.and_then(|serving| serving.version.clone());
             let hold = self.options.hold_additions == HoldAdditions::UntilEffective;
             self.running = Some(tokio::spawn(fetch(client, known, since.filter(|_| hold))));
@@ -195,21 +173,12 @@ impl FeedWatch {
         }
     }
 
-    /// The newest feed that need not be fetched: it waits, was turned down, is held, or serves.
-    fn known(
-        &self,
-        serving: Option<&Snapshot>,
-        waiting: Option<&FeedIdentity>,
-    ) -> Option<FeedIdentity> {
+    /// The feed that need not be fetched: what the source had when it was last asked, whatever
+    /// became of that, else the one that serves.
+    fn known(&self, serving: Option<&Snapshot>) -> Option<FeedIdentity> {
         let incoming = self.incoming.as_ref().map(|(full, _)| full.identity());
-        let turned_down = self.memory.rejected.clone().into_iter().chain(self.refused.clone());
-        waiting
-            .cloned()
-            .into_iter()
-            .chain(turned_down)
-            .chain(incoming)
-            .chain(serving.map(Snapshot::identity))
-            .max_by(|a, b| a.version.cmp(&b.version))
+        let serving = serving.map(Snapshot::identity);
+        self.seen.clone().or_else(|| self.memory.rejected.clone()).or(incoming).or(serving)
     }
 
     /// Takes an outcome down; gives what is new.
@@ -240,10 +209,12 @@ impl FeedWatch {
                         None
                     }
                     Check::New(snapshot) if self.is_turned_down(&snapshot.identity()) => {
+                        self.seen = Some(snapshot.identity());
                         debug!("the feed is one that was turned down");
                         None
                     }
                     Check::New(snapshot) => {
+                        self.seen = Some(snapshot.identity());
                         info!("the feed has changed: {}", snapshot.identity());
                         // Until they are effective, what earlier versions said of dates holds.
                         let mut known =
@@ -288,6 +259,7 @@ impl FeedWatch {
     /// What was refused under another configuration may pass now.
     pub(super) fn try_again(&mut self) {
         self.refused = None;
+        self.seen = None;
     }
 
     /// This feed was refused: it is not taken again, but another one is.
@@ -366,7 +338,7 @@ impl FeedWatch {
     /// For the observation.
     pub(super) fn state(&self, serving: Option<&Snapshot>, inspecting: bool) -> FeedState {
         FeedState {
-            source: words(&self.source),
+            source: self.source.to_string(),
             serving: serving.map(Snapshot::identity),
             last_check: self.last_check.map(seconds),
             last_success: self.memory.last_success.map(seconds),
@@ -425,13 +397,4 @@ fn today() -> Date {
 /// For jitter. The low bits of a random UUID are all random (RFC 9562, section 5.4).
 fn random() -> u64 {
     u64::try_from(Uuid::new_v4().as_u128() & 0xffff_ffff_ffff).unwrap_or_default()
-}
-
-fn words(source: &FeedSource) -> String {
-    match source {
-        FeedSource::Embedded => "the snapshot in the binary".to_owned(),
-        FeedSource::File(path) => path.display().to_string(),
-        FeedSource::Url(url) => url.to_string(),
-        FeedSource::WebService { instance, base } => format!("{instance} of {base}"),
-    }
 }

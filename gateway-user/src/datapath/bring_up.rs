@@ -8,7 +8,7 @@ use super::{
     Attached, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest, OwnIdentity,
     Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
 };
-use crate::config::Mark;
+use crate::config::{Mark, Mode};
 use crate::policy::Table;
 
 /// What a generation is made from.
@@ -18,6 +18,8 @@ pub struct Blueprint {
     pub table: Table,
     /// The bits that say Direct.
     pub mark: Mark,
+    /// Whether they are set.
+    pub mode: Mode,
     /// The feed the table was compiled from.
     pub feed: FeedIdentity,
     /// The selected endpoint sets.
@@ -62,7 +64,7 @@ pub fn bring_up(
         prefixes: table.sources().prefixes.clone(),
         interfaces: listed.iter().map(|name| (name.clone(), indexes.get(name).copied())).collect(),
     };
-    let setting = Setting { mark: blueprint.mark, ingress: indexes };
+    let setting = Setting { mark: blueprint.mark, mode: blueprint.mode, ingress: indexes };
     let mut generation = Generation::load(table, setting)?;
     announce(before, &Step::SelfTest)?;
     let report = self_test(&mut generation, table)?;
@@ -78,6 +80,7 @@ pub fn bring_up(
         table: table.digest(),
         mark_value: blueprint.mark.value,
         mark_mask: blueprint.mark.mask,
+        mode: blueprint.mode,
         prefixes_v4: count(false),
         prefixes_v6: count(true),
         sets: blueprint.sets.clone(),

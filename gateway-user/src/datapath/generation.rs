@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::{DatapathError, Manifest, fill};
-use crate::config::Mark;
+use crate::config::{Mark, Mode};
 use crate::policy::Table;
 
 /// The BPF object, built from `gateway-ebpf` by the build script.
@@ -73,6 +73,8 @@ pub(super) const MANIFEST: &str = "manifest";
 pub struct Setting {
     /// The bits that say Direct.
     pub mark: Mark,
+    /// Whether they are set.
+    pub mode: Mode,
     /// Indexes of the interfaces that the table's sources list, as far as they exist.
     pub ingress: BTreeMap<String, u32>,
 }
@@ -120,9 +122,15 @@ impl Generation {
         // smaller than one index. Where it may not be raised, loading says what is missing.
         let unlimited = nix::sys::resource::RLIM_INFINITY;
         setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited).ok();
+        // In shadow, Direct packets keep their way through all programs, and what says so in the
+        // end is no bit at all.
+        let mark_value = match setting.mode {
+            Mode::Mark => setting.mark.value,
+            Mode::Shadow => 0,
+        };
         let mut loader = EbpfLoader::new();
         loader
-            .override_global("MARK_VALUE", &setting.mark.value, true)
+            .override_global("MARK_VALUE", &mark_value, true)
             .override_global("MARK_MASK", &setting.mark.mask, true)
             .override_global("SCOPED", &scoped, true)
             .override_global("INDEX_V4", index_v4.as_slice(), true)

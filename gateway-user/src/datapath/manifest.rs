@@ -5,6 +5,7 @@
 //! as JSON in a BPF array of their own, which is pinned and removed with the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData};
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::DatapathError;
+use crate::config::Mode;
 use crate::feed::FeedIdentity;
 use crate::policy::SetId;
 
@@ -35,6 +37,9 @@ pub struct Manifest {
     pub mark_value: u32,
     /// The bits of the mark that are ours.
     pub mark_mask: u32,
+    /// Whether the bits are set.
+    #[serde(default)]
+    pub mode: Mode,
     /// IPv4 prefixes in its table.
     pub prefixes_v4: u64,
     /// IPv6 prefixes in its table.
@@ -78,6 +83,17 @@ pub struct SetIdentity {
     pub service_area: String,
     /// Its category.
     pub category: String,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefixes = self.prefixes.iter().map(ToString::to_string);
+        let interfaces = self.interfaces.iter().map(|(name, index)| match index {
+            Some(_) => format!("in by {name}"),
+            None => format!("in by {name} (gone)"),
+        });
+        f.write_str(&prefixes.chain(interfaces).collect::<Vec<_>>().join(", "))
+    }
 }
 
 impl Manifest {

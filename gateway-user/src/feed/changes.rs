@@ -161,3 +161,141 @@ fn understood<T: FromStr + Ord>(
     }
     read
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::parse;
+
+    fn date(text: &str) -> Date {
+        text.parse().unwrap()
+    }
+
+    /// A list of sets 1 and 2 with these prefixes.
+    fn snapshot(sets: &[(SetId, &[&str])]) -> Snapshot {
+        let records: Vec<Value> = sets
+            .iter()
+            .map(|(id, ips)| {
+                serde_json::json!({
+                    "id": id, "serviceArea": "Exchange", "category": "Optimize", "required": true,
+                    "ips": ips, "tcpPorts": "443",
+                })
+            })
+            .collect();
+        let bare = parse(&serde_json::to_vec(&records).unwrap(), "feed").unwrap();
+        Snapshot { version: Some("2026083100".into()), ..bare }
+    }
+
+    fn added(set: SetId, version: &str, effective: &str, ips: &[&str]) -> Value {
+        serde_json::json!({
+            "id": 7, "endpointSetId": set, "disposition": "Change", "version": version,
+            "impact": "AddedIp", "add": {"effectiveDate": effective, "ips": ips},
+        })
+    }
+
+    fn changes(records: &[Value]) -> Changes {
+        Changes::parse(&serde_json::to_vec(records).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_is_understood_of_a_record_is_kept_and_the_rest_is_counted() {
+        let records = serde_json::json!([
+            {
+                "id": 424, "endpointSetId": 32, "disposition": "Change", "version": "2018062700",
+                "remove": {"urls": ["*.api.skype.com"], "ips": ["65.55.127.0/24", "x"]},
+            },
+            {
+                "endpointSetId": 31, "impact": "SomethingNew", "version": "soon", "extra": {},
+                "add": {"effectiveDate": "next week", "ips": ["2001:db8::/32", 7], "urls": "x"},
+            },
+            {"id": 3},
+            "text",
+        ]);
+        let changes = Changes::parse(records.to_string().as_bytes()).unwrap();
+        assert_eq!(changes.skipped, 4);
+        let expected = [
+            Change {
+                set: 32,
+                version: Some("2018062700".into()),
+                disposition: Some("Change".into()),
+                removed: ["65.55.127.0/24".parse().unwrap()].into(),
+                removed_urls: ["*.api.skype.com".into()].into(),
+                ..Change::default()
+            },
+            Change {
+                set: 31,
+                impact: Some("SomethingNew".into()),
+                added: ["2001:db8::/32".parse().unwrap()].into(),
+                ..Change::default()
+            },
+        ];
+        assert_eq!(changes.changes, expected);
+        let written = serde_json::to_string(&changes).unwrap();
+        assert_eq!(serde_json::from_str::<Changes>(&written).unwrap(), changes);
+        assert_eq!(Changes::parse(b"[]").unwrap(), Changes::default());
+        for text in ["", "{}", "null", "<html>", "[1"] {
+            assert!(Changes::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn additions_wait_for_their_day_and_removals_do_not() {
+        let old = snapshot(&[(1, &["192.0.2.0/24", "198.51.100.0/24"])]);
+        let new = snapshot(&[
+            (1, &["192.0.2.0/24", "203.0.113.0/25", "203.0.113.128/25"]),
+            (2, &["203.0.113.0/25", "2001:db8::/32"]),
+        ]);
+        let changes = changes(&[
+            added(1, "2026083100", "20261001", &["203.0.113.0/25"]),
+            added(2, "2026083100", "20261002", &["2001:db8::/32"]),
+            // In the set already, whatever is said now.
+            added(1, "2026083100", "20261001", &["192.0.2.0/24"]),
+        ]);
+        let day = |text: &str| hold(&old, &new, &changes, date(text));
+        let addition = |set, prefix: &str, effective: &str| HeldAddition {
+            set,
+            prefix: prefix.parse().unwrap(),
+            effective: date(effective),
+        };
+        let first = addition(1, "203.0.113.0/25", "2026-10-01");
+        let second = addition(2, "2001:db8::/32", "2026-10-02");
+
+        let before = day("2026-09-30");
+        assert_eq!(before.held, [first, second.clone()]);
+        let left = [(1, &["192.0.2.0/24", "203.0.113.128/25"][..]), (2, &["203.0.113.0/25"])];
+        assert_eq!(before.snapshot, snapshot(&left));
+
+        // The one in between is what the day after starts from.
+        let on_the_day = day("2026-10-01");
+        assert_eq!(on_the_day.held, [second]);
+        let after = hold(&on_the_day.snapshot, &new, &changes, date("2026-10-02"));
+        assert_eq!(after, Held { snapshot: new.clone(), held: Vec::new() });
+    }
+
+    #[test]
+    fn without_dates_nothing_waits() {
+        let (old, new) = (snapshot(&[(1, &[])]), snapshot(&[(1, &["203.0.113.0/24"])]));
+        let today = date("2026-09-30");
+        for changes in [
+            Changes::default(),
+            changes(&[added(1, "2026083100", "", &["203.0.113.0/24"])]),
+            changes(&[added(2, "2026083100", "20270101", &["203.0.113.0/24"])]),
+            changes(&[added(1, "2026083100", "20270101", &["203.0.113.0/25"])]),
+        ] {
+            assert_eq!(hold(&old, &new, &changes, today).snapshot, new, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_dates_that_of_the_newer_version_holds() {
+        let (old, new) = (snapshot(&[(1, &[])]), snapshot(&[(1, &["203.0.113.0/24"])]));
+        let (later, sooner) = (
+            added(1, "2026073100", "20270101", &["203.0.113.0/24"]),
+            added(1, "2026083100", "20261001", &["203.0.113.0/24"]),
+        );
+        for changes in [changes(&[later.clone(), sooner.clone()]), changes(&[sooner, later])] {
+            let held = hold(&old, &new, &changes, date("2026-09-30")).held;
+            assert_eq!(held[0].effective, date("2026-10-01"));
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! [`Schedule`] says when, [`Store`] keeps the last good snapshot on disk, [`hold`] makes additions
 //! wait, and [`FeedDiff`] tells two snapshots apart.
 
+mod at_hand;
 mod canonical;
 mod changes;
 mod client;
@@ -24,6 +25,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use at_hand::at_hand;
 pub use canonical::{digest, embedded, write};
 pub use changes::{Change, Changes, ChangesError, Held, HeldAddition, hold};
 pub use client::{Check, Client, Limits};

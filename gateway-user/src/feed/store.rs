@@ -89,6 +89,13 @@ impl Store {
         Ok(Self { directory: directory.to_owned() })
     }
 
+    /// Looks into `directory` as it is: nothing is made, and what is not there or may not be read
+    /// is skipped. For those who only ask.
+    #[must_use]
+    pub fn peek(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
     /// The directory.
     #[must_use]
     pub fn directory(&self) -> &Path {

@@ -1,6 +1,7 @@
 //! From sets to rules: what the policy selects, and what is held back for safety unless named.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use gateway_common::Transport;
 use ipnet::IpNet;
@@ -71,15 +72,66 @@ impl Default for Policy {
 
 impl Policy {
     /// Whether the set is named by its id.
-    fn names(&self, set: &EndpointSet) -> bool {
+    pub(super) fn names(&self, set: &EndpointSet) -> bool {
         self.include_sets.contains(&set.id)
     }
 
+    /// Whether the set would be in by what it is, named or not.
     pub(crate) fn fits(&self, set: &EndpointSet) -> bool {
+        self.misfit(set).is_none()
+    }
+
+    fn misfit(&self, set: &EndpointSet) -> Option<LeftOut> {
         let areas = self.service_areas.as_ref();
-        self.categories.contains(&set.category)
-            && areas.is_none_or(|areas| areas.contains(&set.service_area))
-            && (set.required || !self.required_only)
+        if !self.categories.contains(&set.category) {
+            Some(LeftOut::Category)
+        } else if areas.is_some_and(|areas| !areas.contains(&set.service_area)) {
+            Some(LeftOut::ServiceArea)
+        } else if self.required_only && !set.required {
+            Some(LeftOut::NotRequired)
+        } else {
+            None
+        }
+    }
+
+    /// Why nothing of the set is in; `None` where it is, as far as prefixes, ports and
+    /// [`LeftOut::SignIn`] let it.
+    fn leaves_out(&self, set: &EndpointSet) -> Option<LeftOut> {
+        if self.exclude_sets.contains(&set.id) {
+            Some(LeftOut::ById)
+        } else if self.names(set) {
+            None
+        } else {
+            self.misfit(set)
+        }
+    }
+
+    /// Whether the set is in.
+    pub(super) fn selects(&self, set: &EndpointSet) -> bool {
+        self.leaves_out(set).is_none()
+    }
+
+    /// Why the set has no rule for `address`, which it lists with `port`; `None` where it has one.
+    #[must_use]
+    pub fn why_not(
+        &self,
+        set: &EndpointSet,
+        address: IpAddr,
+        transport: Transport,
+        port: u16,
+    ) -> Option<LeftOut> {
+        let named = self.names(set);
+        self.leaves_out(set).or_else(|| {
+            if !self.takes(address.into()) {
+                Some(LeftOut::Family)
+            } else if !named && is_sign_in(set) {
+                Some(LeftOut::SignIn)
+            } else if !named && NAMED_ONLY.contains(&(transport, port)) {
+                Some(LeftOut::Port)
+            } else {
+                None
+            }
+        })
     }
 
     fn takes(&self, prefix: IpNet) -> bool {
@@ -88,6 +140,25 @@ impl Policy {
             IpNet::V6(_) => self.ipv6,
         }
     }
+}
+
+/// Why a set, or a port of it, is not selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftOut {
+    /// It is in `exclude-sets`.
+    ById,
+    /// Its category is not selected.
+    Category,
+    /// Its service area is not selected.
+    ServiceArea,
+    /// It is not required, and only required ones are selected.
+    NotRequired,
+    /// The address family is off.
+    Family,
+    /// It has the sign-in hosts, and is not named.
+    SignIn,
+    /// The port goes direct only for a set that is named.
+    Port,
 }
 
 pub(super) struct Selection {
@@ -99,11 +170,9 @@ pub(super) fn select(snapshot: &Snapshot, policy: &Policy) -> Result<Selection, 
     refuse_unknown_names(snapshot, policy)?;
     let mut selection = Selection { rules: Vec::new(), notes: Vec::new() };
     for set in snapshot.sets.values() {
-        let named = policy.names(set);
-        if policy.exclude_sets.contains(&set.id) || !(named || policy.fits(set)) {
-            continue;
+        if policy.selects(set) {
+            selection.add(set, policy, policy.names(set))?;
         }
-        selection.add(set, policy, named)?;
     }
     for (place, include) in policy.includes.iter().enumerate() {
         selection.add_own(own::own_id(place), include, policy)?;
@@ -128,7 +197,7 @@ impl Selection {
                 of: format!("set {}", set.id),
             });
         }
-        if set.id == SIGN_IN_SET || SIGN_IN_HOSTS.iter().any(|host| set.urls.contains(*host)) {
+        if is_sign_in(set) {
             if !named {
                 self.notes.push(Note::SignInLeftOut { set: set.id });
                 return Ok(());
@@ -197,6 +266,11 @@ fn without_named_only(ports: &Ports, transport: Transport, mut left_out: impl Fn
 
 fn all_ports() -> Ports {
     Ports::from_iter([1..=u16::MAX])
+}
+
+/// Whether the set is its instance's sign-in set.
+pub(super) fn is_sign_in(set: &EndpointSet) -> bool {
+    set.id == SIGN_IN_SET || SIGN_IN_HOSTS.iter().any(|host| set.urls.contains(*host))
 }
 
 fn refuse_unknown_names(snapshot: &Snapshot, policy: &Policy) -> Result<(), PolicyError> {

@@ -117,15 +117,24 @@ impl<'a> Product<'a> {
 
     /// Starts a daemon and waits until it has published.
     pub(crate) fn start(&self) -> Daemon {
+        self.start_until("published")
+    }
+
+    /// Starts a daemon that has no feed yet, and waits until it says so.
+    pub(crate) fn start_without_feed(&self) -> Daemon {
+        self.start_until("no feed is there yet")
+    }
+
+    fn start_until(&self, said: &str) -> Daemon {
         let log = self.files.path().join("log");
         let file = File::create(&log).unwrap();
         let mut command = self.command(&["run"]);
         command.stdout(file.try_clone().unwrap()).stderr(file);
         let mut daemon = Daemon { process: self.site.gateway.spawn(&mut command).unwrap(), log };
-        wait_until("the daemon has published", || {
+        wait_until(&format!("the daemon says {said:?}"), || {
             let ended = daemon.process.child().try_wait().unwrap();
             assert!(ended.is_none(), "the daemon ended: {}", daemon.log());
-            daemon.log().contains("published")
+            daemon.log().contains(said)
         });
         daemon
     }

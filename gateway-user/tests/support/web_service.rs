@@ -168,18 +168,16 @@ impl Answer {
     }
 
     fn head(&self) -> String {
-        let mut head = format!("HTTP/1.1 {} Played\r\nconnection: close\r\n", self.status);
-        for (header, value) in &self.headers {
-            head.push_str(&format!("{header}: {value}\r\n"));
-        }
-        match self.manner {
-            Manner::Unsized | Manner::Raw => {}
-            Manner::Claims(length) => head.push_str(&format!("content-length: {length}\r\n")),
-            Manner::Whole | Manner::StallsAfter(_) | Manner::Slowly(..) => {
-                head.push_str(&format!("content-length: {}\r\n", self.body.len()));
-            }
-        }
-        head + "\r\n"
+        let length = match self.manner {
+            Manner::Unsized | Manner::Raw => None,
+            Manner::Claims(length) => Some(length),
+            Manner::Whole | Manner::StallsAfter(_) | Manner::Slowly(..) => Some(self.body.len()),
+        };
+        let length = length.map(|length| ("content-length".to_owned(), length.to_string()));
+        let headers = self.headers.iter().chain(&length);
+        let headers = headers.map(|(header, value)| format!("{header}: {value}\r\n"));
+        let headers = headers.collect::<String>();
+        format!("HTTP/1.1 {} Played\r\nconnection: close\r\n{headers}\r\n", self.status)
     }
 }
 

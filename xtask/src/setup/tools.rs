@@ -22,15 +22,21 @@ const CARGO_DENY: Tool =
 const CARGO_FUZZ: Tool =
     Tool { name: "cargo-fuzz", version: "0.13.2", reason: "builds and runs fuzz targets" };
 
-/// Commands, the Debian package each is in, and what for.
-const SYSTEM: [(&str, &str, &str); 6] = [
+/// Commands and files, the Debian package each is in, and what for.
+const SYSTEM: [(&str, &str, &str); 10] = [
     ("git", "git", "checks look at what is committed"),
     ("ip", "iproute2", "tests and lab build networks"),
     ("tc", "iproute2", "tests and lab look at hooks"),
     ("ethtool", "ethtool", "tests switch offloads"),
     ("nft", "nftables", "the lab translates addresses"),
     ("tcpdump", "tcpdump", "a test replays what it captured"),
+    ("ipset", "ipset", "a test loads an export"),
+    ("squid", "squid", "a test loads an export"),
+    ("bird", "bird2", "a test loads an export"),
+    (PACPARSER, "python3-pacparser", "a test evaluates an export"),
 ];
+/// Not a command, but what Debian's Python finds.
+const PACPARSER: &str = "/usr/lib/python3/dist-packages/pacparser/__init__.py";
 
 /// Finds or installs them.
 pub(super) fn ensure(cache: &Path, apt: &Apt) -> Result<()> {
