@@ -439,7 +439,7 @@ fn explain_names_what_decided_and_why_the_rest_did_not() {
 #[test]
 fn explain_takes_where_packets_come_from_into_account() {
     let config = ConfigFile::with_policy(
-        "[policy.sources]\nprefixes = [\"10.1.0.0/16\"]\ninterfaces = [\"lan0\"]",
+        "[[interface]]\nname = \"lan1\"\n[policy.sources]\nprefixes = [\"10.1.0.0/16\"]\ninterfaces = [\"lan0\"]",
     );
     let explain =
         |words: &[&str]| json_of(&[&["explain"], words, &["--config", config.path()]].concat());
@@ -467,6 +467,8 @@ fn explain_takes_where_packets_come_from_into_account() {
             assert_eq!(answer["near_misses"][0]["why"], reason, "{words:?}");
         }
     }
+    let unknown = ["explain", "40.96.0.1", "tcp/443", "--in", "lan2", "--config", config.path()];
+    assert!(refusal(&unknown, 2).starts_with("\"lan2\" is no [[interface]]"));
     let source = &explain(&["40.96.0.1", "tcp/443"])["source"];
     assert_eq!(source, "10.1.0.0");
     let shown = json_of(&["policy", "show", "--config", config.path()]);
