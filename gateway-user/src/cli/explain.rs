@@ -5,6 +5,7 @@ mod near;
 mod question;
 
 use gateway_common::Reason;
+use std::path::Path;
 
 use super::input::Input;
 use super::output;
@@ -36,9 +37,9 @@ pub struct ExplainArgs {
     json: bool,
 }
 
-pub(super) fn run(arguments: &ExplainArgs, pins: &Pins) -> Result<(), Failure> {
+pub(super) fn run(arguments: &ExplainArgs, pins: &Pins, state_dir: &Path) -> Result<(), Failure> {
     let said = Question::read(&arguments.question, arguments.ingress.clone())?;
-    let loaded = arguments.input.load()?;
+    let loaded = arguments.input.load(state_dir)?;
     refuse_unclassified(&said, &loaded.interfaces)?;
     let question = said.clone().with_a_listed_source(&loaded.policy.sources);
     let mut answer = ask_oracle(&loaded, &said, &question);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
+use std::path::Path;
 
 use gateway_common::Transport;
 use gateway_common::abi::{EXCLUDED_GROUP, PortSet};
@@ -35,10 +36,10 @@ pub struct Show {
     json: bool,
 }
 
-pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
+pub(super) fn run(verb: &PolicyVerb, state_dir: &Path) -> Result<(), Failure> {
     match verb {
         PolicyVerb::Show(show) => {
-            let report = Report::of(&show.input.load()?);
+            let report = Report::of(&show.input.load(state_dir)?);
             if show.json { output::json(&report) } else { output::text(&report.text()) }
         }
     }

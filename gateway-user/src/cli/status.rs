@@ -1,6 +1,7 @@
 //! `status`: what is loaded, where it is attached, and what it has decided.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use clap::Args;
 use gateway_common::Reason;
@@ -11,6 +12,7 @@ use super::output;
 use crate::config::Mode;
 use crate::datapath::{Attached, Counts, FeedIdentity, Loaded, Manifest, Pins, Scope, attached};
 use crate::exit::Failure;
+use crate::observe::{self, Observation};
 use crate::policy::SetId;
 
 /// Show the published generation, its hooks and its counters
@@ -29,6 +31,8 @@ struct Status {
     loaded_at: u64,
     /// Whether a daemon holds the pins.
     daemon_running: bool,
+    /// What the daemon says of itself; `None` where none answers.
+    daemon: Option<Observation>,
     feed: FeedIdentity,
     mark: MarkBits,
     /// `mark`, or `shadow`: nothing is marked.
@@ -117,13 +121,19 @@ impl Count {
 /// # Errors
 ///
 /// Nothing is loaded, or the pins cannot be read.
-pub(super) fn run(args: &StatusArgs, pins: &Pins) -> Result<(), Failure> {
+pub(super) fn run(args: &StatusArgs, pins: &Pins, run_dir: &Path) -> Result<(), Failure> {
+    let daemon = observe::read(run_dir)?;
     let loaded = Loaded::open(pins)?;
-    let status = status(pins, loaded.manifest(), &loaded.counts()?)?;
+    let status = status(pins, loaded.manifest(), &loaded.counts()?, daemon)?;
     if args.json { output::json(&status) } else { output::text(&text(&status)) }
 }
 
-fn status(pins: &Pins, manifest: &Manifest, counts: &Counts) -> Result<Status, Failure> {
+fn status(
+    pins: &Pins,
+    manifest: &Manifest,
+    counts: &Counts,
+    daemon: Option<Observation>,
+) -> Result<Status, Failure> {
     let decided = counts.decided();
     let reasons: Vec<ReasonCount> = Reason::ALL
         .into_iter()
@@ -163,6 +173,7 @@ fn status(pins: &Pins, manifest: &Manifest, counts: &Counts) -> Result<Status, F
         breakout365: manifest.breakout365.clone(),
         loaded_at: manifest.loaded_at,
         daemon_running: pins.is_locked(),
+        daemon,
         feed: manifest.feed.clone(),
         mark: MarkBits { value: manifest.mark_value, mask: manifest.mark_mask },
         mode: manifest.mode,
@@ -194,6 +205,7 @@ fn text(status: &Status) -> String {
         ),
         format!("daemon  {}", if status.daemon_running { "running" } else { "not running" }),
     ];
+    lines.extend(status.daemon.iter().flat_map(daemon_lines));
     if status.mode == Mode::Shadow {
         lines.push("mode    shadow: direct packets are counted, none is marked".to_owned());
     }
@@ -245,4 +257,36 @@ fn text(status: &Status) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// Where the feed stands and what waits for a person; nothing where all is as it should be.
+fn daemon_lines(daemon: &Observation) -> Vec<String> {
+    let feed = &daemon.feed;
+    let mut lines = vec![format!("source  {}", feed.source)];
+    if let Some(success) = &feed.last_success {
+        let next = feed.next_check.as_deref().unwrap_or("never");
+        lines.push(format!("checked {success}, next {next}"));
+    }
+    if feed.stale {
+        let kept = if feed.inspecting { "everything is inspected" } else { "the last one is kept" };
+        lines.push(format!("STALE   the feed was not checked within max-age; {kept}"));
+    }
+    lines.extend(feed.problem.iter().map(|problem| format!("feed    {problem}")));
+    lines.extend(
+        feed.held.iter().map(|held| {
+            format!("held    set {}: {} until {}", held.set, held.prefix, held.effective)
+        }),
+    );
+    if let Some(pending) = &daemon.pending {
+        lines.push(format!(
+            "PLAN    {} waits since {}: {}",
+            pending.id, pending.since, pending.summary
+        ));
+        lines.extend(pending.refusals.iter().map(|refusal| format!("        {refusal}")));
+    }
+    if let Some(until) = &daemon.confirm_until {
+        lines.push(format!("TRIAL   `breakout365 confirm` before {until}, or it goes back"));
+    }
+    lines.extend(daemon.problem.iter().map(|problem| format!("PROBLEM {problem}")));
+    lines
 }

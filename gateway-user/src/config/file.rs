@@ -1,10 +1,9 @@
 //! What the configuration file says: the shape of the TOML, every value with its place.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::feed::Feed;
 use super::own::{ExcludeSpec, IncludeSpec, SourcesSpec};
 
 /// The whole file. A key that is not here is refused.
@@ -23,6 +22,8 @@ pub(super) struct File {
     pub(super) policy: Policy,
     #[serde(default)]
     pub(super) feed: Feed,
+    #[serde(default)]
+    pub(super) guards: super::guards::Spec,
 }
 
 /// `mode`.
@@ -89,11 +90,4 @@ pub(super) struct Policy {
     #[serde(default)]
     pub(super) exclude: Vec<ExcludeSpec>,
     pub(super) sources: Option<Spanned<SourcesSpec>>,
-}
-
-/// `[feed]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct Feed {
-    pub(super) file: Option<Spanned<PathBuf>>,
 }

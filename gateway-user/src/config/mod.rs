@@ -1,14 +1,19 @@
 //! The configuration file: what it says (strict TOML) and what it means (validated).
 
+mod feed;
 mod file;
+mod guards;
 mod own;
 mod validate;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Guards;
 use crate::policy::Policy;
+
+pub use feed::{FeedOptions, FeedSource, HoldAdditions, Instance, OnStale, UnknownInstance};
 
 /// Where the configuration is when the command line does not say.
 pub const DEFAULT_PATH: &str = "/etc/breakout365/config.toml";
@@ -28,6 +33,10 @@ pub struct Config {
     pub on_stop: OnStop,
     /// Where the feed comes from.
     pub feed: FeedSource,
+    /// How it is kept up to date.
+    pub feed_options: FeedOptions,
+    /// The limits that refuse a plan.
+    pub guards: Guards,
 }
 
 impl Config {
@@ -136,14 +145,4 @@ pub enum OnStop {
     Keep,
     /// It is taken back as `breakout365 down` does.
     Detach,
-}
-
-/// Where the feed comes from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum FeedSource {
-    /// The snapshot in the binary.
-    #[default]
-    Embedded,
-    /// A file of the web service's shape.
-    File(PathBuf),
 }

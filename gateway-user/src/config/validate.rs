@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::file::{self, File};
-use super::{Config, ConfigError, FeedSource, HookMode, Interface, Mark, Mode, OnStop, own};
+use super::{Config, ConfigError, HookMode, Interface, Mark, Mode, OnStop, guards, own};
 use crate::feed::Category;
 use crate::policy::Policy;
 
@@ -25,6 +25,7 @@ pub(super) fn validate(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let problem = format_args!("{version} is not supported; this binary reads {VERSION}");
         return Err(source.refuse(&file.version, "version", problem));
     }
+    let (feed, feed_options) = super::feed::feed(&source, &file.feed)?;
     let interfaces = interfaces(&source, file.interface)?;
     Ok(Config {
         mark: mark(&source, file.mark)?,
@@ -38,14 +39,16 @@ pub(super) fn validate(text: &str, path: &Path) -> Result<Config, ConfigError> {
             file::OnStop::Keep => OnStop::Keep,
             file::OnStop::Detach => OnStop::Detach,
         },
-        feed: feed(&source, file.feed)?,
+        feed,
+        feed_options,
+        guards: guards::guards(&source, file.guards)?,
     })
 }
 
 /// The text, for line numbers, and its name.
 pub(super) struct Source<'a> {
     text: &'a str,
-    path: &'a Path,
+    pub(super) path: &'a Path,
 }
 
 impl Source<'_> {
@@ -204,16 +207,6 @@ fn categories(
         .collect()
 }
 
-fn feed(source: &Source<'_>, feed: file::Feed) -> Result<FeedSource, ConfigError> {
-    let Some(file) = feed.file else { return Ok(FeedSource::Embedded) };
-    if file.get_ref().as_os_str().is_empty() {
-        let problem = "empty; leave it out for the feed in the binary";
-        return Err(source.refuse(&file, "feed.file", problem));
-    }
-    let directory = source.path.parent().unwrap_or(Path::new(""));
-    Ok(FeedSource::File(directory.join(file.into_inner())))
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -221,6 +214,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::{FeedOptions, FeedSource};
+    use crate::plan::Guards;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("/etc/b/c.toml")).map_err(|error| error.to_string())
@@ -243,6 +238,8 @@ mod tests {
                 policy: Policy::default(),
                 on_stop: OnStop::Keep,
                 feed: FeedSource::Embedded,
+                feed_options: FeedOptions::default(),
+                guards: Guards::default(),
             }
         );
     }
@@ -302,6 +299,8 @@ mod tests {
                 },
                 on_stop: OnStop::Detach,
                 feed: FeedSource::File(PathBuf::from("/etc/b/feed.json")),
+                feed_options: FeedOptions::default(),
+                guards: Guards::default(),
             }
         );
     }

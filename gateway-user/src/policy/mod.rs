@@ -5,6 +5,7 @@
 //! among them, and `index` puts a first-level index in front. All of it is pure: equal inputs, equal tables.
 
 mod error;
+mod hosts;
 mod index;
 mod note;
 mod own;
@@ -23,9 +24,11 @@ use crate::feed::Snapshot;
 
 pub use crate::feed::SetId;
 pub use error::PolicyError;
+pub use hosts::{Hosts, select_hosts};
 pub use note::Note;
 pub use own::{Exclude, Names, OwnInclude, Sources, feed_ids, own_id, own_place};
 pub use rule::{Exclusion, Rule};
+pub(crate) use select::NAMED_ONLY;
 pub use select::{LeftOut, Policy, SIGN_IN_SET};
 pub use table::Table;
 

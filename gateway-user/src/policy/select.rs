@@ -16,7 +16,7 @@ pub const SIGN_IN_SET: SetId = 56;
 
 /// Ports that go direct only for a set that is named: mail and name service are what an
 /// inspection chain exists to see.
-const NAMED_ONLY: [(Transport, u16); 3] =
+pub(crate) const NAMED_ONLY: [(Transport, u16); 3] =
     [(Transport::Tcp, 25), (Transport::Tcp, 53), (Transport::Udp, 53)];
 
 /// Sign-in hosts of the instances: the set that lists one is that instance's sign-in set.
@@ -72,19 +72,18 @@ impl Default for Policy {
 
 impl Policy {
     /// Whether the set is named by its id.
-    fn names(&self, set: &EndpointSet) -> bool {
+    pub(super) fn names(&self, set: &EndpointSet) -> bool {
         self.include_sets.contains(&set.id)
     }
 
-    /// Why nothing of the set is in; `None` where it is, as far as prefixes, ports and
-    /// [`LeftOut::SignIn`] let it.
-    fn leaves_out(&self, set: &EndpointSet) -> Option<LeftOut> {
+    /// Whether the set would be in by what it is, named or not.
+    pub(crate) fn fits(&self, set: &EndpointSet) -> bool {
+        self.misfit(set).is_none()
+    }
+
+    fn misfit(&self, set: &EndpointSet) -> Option<LeftOut> {
         let areas = self.service_areas.as_ref();
-        if self.exclude_sets.contains(&set.id) {
-            Some(LeftOut::ById)
-        } else if self.names(set) {
-            None
-        } else if !self.categories.contains(&set.category) {
+        if !self.categories.contains(&set.category) {
             Some(LeftOut::Category)
         } else if areas.is_some_and(|areas| !areas.contains(&set.service_area)) {
             Some(LeftOut::ServiceArea)
@@ -93,6 +92,23 @@ impl Policy {
         } else {
             None
         }
+    }
+
+    /// Why nothing of the set is in; `None` where it is, as far as prefixes, ports and
+    /// [`LeftOut::SignIn`] let it.
+    fn leaves_out(&self, set: &EndpointSet) -> Option<LeftOut> {
+        if self.exclude_sets.contains(&set.id) {
+            Some(LeftOut::ById)
+        } else if self.names(set) {
+            None
+        } else {
+            self.misfit(set)
+        }
+    }
+
+    /// Whether the set is in.
+    pub(super) fn selects(&self, set: &EndpointSet) -> bool {
+        self.leaves_out(set).is_none()
     }
 
     /// Why the set has no rule for `address`, which it lists with `port`; `None` where it has one.
@@ -145,11 +161,6 @@ pub enum LeftOut {
     Port,
 }
 
-/// Whether the set is its instance's sign-in set.
-fn is_sign_in(set: &EndpointSet) -> bool {
-    set.id == SIGN_IN_SET || SIGN_IN_HOSTS.iter().any(|host| set.urls.contains(*host))
-}
-
 pub(super) struct Selection {
     pub(super) rules: Vec<Rule>,
     pub(super) notes: Vec<Note>,
@@ -159,7 +170,7 @@ pub(super) fn select(snapshot: &Snapshot, policy: &Policy) -> Result<Selection, 
     refuse_unknown_names(snapshot, policy)?;
     let mut selection = Selection { rules: Vec::new(), notes: Vec::new() };
     for set in snapshot.sets.values() {
-        if policy.leaves_out(set).is_none() {
+        if policy.selects(set) {
             selection.add(set, policy, policy.names(set))?;
         }
     }
@@ -255,6 +266,11 @@ fn without_named_only(ports: &Ports, transport: Transport, mut left_out: impl Fn
 
 fn all_ports() -> Ports {
     Ports::from_iter([1..=u16::MAX])
+}
+
+/// Whether the set is its instance's sign-in set.
+pub(super) fn is_sign_in(set: &EndpointSet) -> bool {
+    set.id == SIGN_IN_SET || SIGN_IN_HOSTS.iter().any(|host| set.urls.contains(*host))
 }
 
 fn refuse_unknown_names(snapshot: &Snapshot, policy: &Policy) -> Result<(), PolicyError> {

@@ -5,6 +5,7 @@
 
 pub(crate) mod foreign;
 pub(crate) mod product;
+pub(crate) mod web_service;
 
 use std::future::Future;
 use std::net::SocketAddr;

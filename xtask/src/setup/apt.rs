@@ -1,6 +1,10 @@
 //! Packages of Debian and its relatives.
 
 use std::cell::Cell;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use nix::unistd::geteuid;
 
@@ -26,8 +30,10 @@ impl Apt {
         good() || (self.update() && good())
     }
 
-    /// Installs `packages`; removes none, so that a conflict is an error and not a surprise.
+    /// Installs `packages`; removes none, so that a conflict is an error and not a surprise. Of
+    /// those with a daemon only the programs are wanted: it is neither started now nor at boot.
     pub(super) fn install(&self, packages: &[&str]) -> Result<(), Failed> {
+        let _policy = NoDaemons::declare();
         let install = || {
             run(command("apt-get")
                 .env("DEBIAN_FRONTEND", "noninteractive")
@@ -39,6 +45,10 @@ impl Apt {
             Err(_) if self.update() => install(),
             outcome => outcome,
         };
+        for (_, unit) in DAEMONS.iter().filter(|(package, _)| packages.contains(package)) {
+            // Where there is no systemd, nothing starts at boot either.
+            run(command("systemctl").args(["disable", "--quiet", unit])).ok();
+        }
         outcome.map(drop)
     }
 
@@ -54,6 +64,33 @@ impl Apt {
                 show(&failed);
                 false
             }
+        }
+    }
+}
+
+/// Packages that bring a daemon, and its unit.
+const DAEMONS: [(&str, &str); 2] = [("squid", "squid.service"), ("bird2", "bird.service")];
+/// What packages ask before they start a daemon: invoke-rc.d(8).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// While it lives, packages start no daemon. A policy that is there already stays.
+struct NoDaemons(Option<&'static Path>);
+
+impl NoDaemons {
+    fn declare() -> Self {
+        let path = Path::new(POLICY);
+        let created = OpenOptions::new().write(true).create_new(true).mode(0o755).open(path);
+        let Ok(mut file) = created else { return Self(None) };
+        // 101 is "not allowed". Where even that cannot be written, an empty policy allows all.
+        file.write_all(b"#!/bin/sh\nexit 101\n").ok();
+        Self(Some(path))
+    }
+}
+
+impl Drop for NoDaemons {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            fs::remove_file(path).ok();
         }
     }
 }
