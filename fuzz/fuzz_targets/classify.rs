@@ -1,5 +1,5 @@
-//! Whatever frame comes, and whatever rules there are: the classifier says what a slow reading of
-//! frame and rules says, header by header with etherparse and rule by rule.
+//! Whatever frame comes, and whatever rules, exclusions and sources there are: the classifier says
+//! what a slow reading of them says, header by header with etherparse and rule by rule.
 
 #![no_main]
 
@@ -10,13 +10,15 @@ use arbitrary::Arbitrary;
 use etherparse::{Ethernet2HeaderSlice, Ipv4HeaderSlice, Ipv6HeaderSlice, SingleVlanHeaderSlice};
 use gateway_common::{Transport, classify};
 use gateway_user::feed::SetId;
-use gateway_user::policy::{Rule, Table};
+use gateway_user::policy::{Exclusion, Rule, Sources, Table};
 use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
     rules: Vec<AnyRule>,
+    exclusions: Vec<AnyRule>,
+    sources: Vec<(IpAddr, u8)>,
     frame: &'a [u8],
 }
 
@@ -30,12 +32,20 @@ struct AnyRule {
     set: u8,
 }
 
+fn prefix(address: IpAddr, length: u8) -> IpNet {
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    IpNet::new(address, length % longest + 1).expect("no longer than the address").trunc()
+}
+
 impl AnyRule {
+    fn exclusion(&self) -> Exclusion {
+        let Rule { prefix, transport, first, last, .. } = self.rule();
+        Exclusion { prefix, transport, first, last, exclude: self.set.into() }
+    }
+
     fn rule(&self) -> Rule {
-        let longest = if self.address.is_ipv4() { 32 } else { 128 };
-        let prefix = IpNet::new(self.address, self.length % longest + 1);
         Rule {
-            prefix: prefix.expect("no longer than the address").trunc(),
+            prefix: prefix(self.address, self.length),
             transport: if self.udp { Transport::Udp } else { Transport::Tcp },
             first: self.first,
             last: self.first.saturating_add(self.more.into()),
@@ -65,15 +75,42 @@ fuzz_target!(|input: Input| {
     let rules: Vec<Rule> =
         wide().into_iter().chain(input.rules.iter().take(8).map(AnyRule::rule)).collect();
     // More ranges than a port set holds are refused, which is another target's business.
-    let Ok(table) = Table::from_rules(rules.iter().copied()) else { return };
+    let exclusions: Vec<Exclusion> =
+        input.exclusions.iter().take(4).map(AnyRule::exclusion).collect();
+    let sources: BTreeSet<IpNet> =
+        input.sources.iter().take(4).map(|(address, length)| prefix(*address, *length)).collect();
+    let table = Table::from_rules_except(rules.iter().copied(), exclusions.iter().copied());
+    let Ok(table) = table else { return };
+    let table =
+        table.for_sources(Sources { prefixes: sources.clone(), interfaces: BTreeSet::new() });
     let group = classify(input.frame, &table).group();
     let says = group.map(|group| table.groups()[usize::from(group)].clone());
-    assert_eq!(says, sets(input.frame, &rules), "{rules:?}");
+    let wanted = sets(input.frame, &rules, &exclusions, &sources);
+    assert_eq!(says, wanted, "{rules:?}, except {exclusions:?}, for {sources:?}");
 });
 
+/// What a frame says of itself.
+struct Headers<'a> {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    /// Length of the payload by the IP header.
+    payload_length: usize,
+    /// The rest of the frame from the payload on.
+    payload: &'a [u8],
+}
+
 /// The sets that a frame is direct for; `None` where it is inspected.
-fn sets(frame: &[u8], rules: &[Rule]) -> Option<BTreeSet<SetId>> {
-    let (destination, protocol, payload_length, payload) = network(frame)?;
+fn sets(
+    frame: &[u8],
+    rules: &[Rule],
+    exclusions: &[Exclusion],
+    sources: &BTreeSet<IpNet>,
+) -> Option<BTreeSet<SetId>> {
+    let Headers { source, destination, protocol, payload_length, payload } = network(frame)?;
+    if !sources.is_empty() && !sources.iter().any(|prefix| prefix.contains(&source)) {
+        return None;
+    }
     let (transport, header_length) = match protocol {
         6 => (Transport::Tcp, 20),
         17 => (Transport::Udp, 8),
@@ -83,6 +120,15 @@ fn sets(frame: &[u8], rules: &[Rule]) -> Option<BTreeSet<SetId>> {
         return None;
     }
     let port = u16::from_be_bytes([payload[2], payload[3]]);
+    let excluded = exclusions.iter().any(|exclusion| {
+        exclusion.prefix.contains(&destination)
+            && exclusion.transport == transport
+            && exclusion.first <= port
+            && port <= exclusion.last
+    });
+    if excluded {
+        return None;
+    }
     let sets: BTreeSet<SetId> = rules
         .iter()
         .filter(|rule| rule.prefix.contains(&destination) && rule.transport == transport)
@@ -92,9 +138,7 @@ fn sets(frame: &[u8], rules: &[Rule]) -> Option<BTreeSet<SetId>> {
     (!sets.is_empty()).then_some(sets)
 }
 
-/// Destination, protocol, length of the payload by the IP header, and the rest of the frame from
-/// there on.
-fn network(frame: &[u8]) -> Option<(IpAddr, u8, usize, &[u8])> {
+fn network(frame: &[u8]) -> Option<Headers<'_>> {
     let ethernet = Ethernet2HeaderSlice::from_slice(frame).ok()?;
     let mut kind = ethernet.ether_type().0;
     let mut rest = &frame[14..];
@@ -111,8 +155,13 @@ fn network(frame: &[u8]) -> Option<(IpAddr, u8, usize, &[u8])> {
             let length = header.slice().len();
             let payload = usize::from(header.total_len()).checked_sub(length)?;
             let whole = !header.more_fragments() && header.fragments_offset().value() == 0;
-            let destination = IpAddr::V4(header.destination_addr());
-            whole.then_some((destination, header.protocol().0, payload, &rest[length..]))
+            whole.then_some(Headers {
+                source: header.source_addr().into(),
+                destination: header.destination_addr().into(),
+                protocol: header.protocol().0,
+                payload_length: payload,
+                payload: &rest[length..],
+            })
         }
         0x86dd => {
             let header = Ipv6HeaderSlice::from_slice(rest).ok()?;
@@ -121,7 +170,13 @@ fn network(frame: &[u8]) -> Option<(IpAddr, u8, usize, &[u8])> {
                 usize::from(header.payload_length()),
                 &rest[40..],
             )?;
-            Some((IpAddr::V6(header.destination_addr()), protocol, payload, rest))
+            Some(Headers {
+                source: header.source_addr().into(),
+                destination: header.destination_addr().into(),
+                protocol,
+                payload_length: payload,
+                payload: rest,
+            })
         }
         _ => None,
     }

@@ -10,7 +10,7 @@ use gateway_user::feed::{Category, EndpointSet, SetId, Snapshot, digest, embedde
 use gateway_user::plan::{
     FamilyTotals, GatewayNetworks, Guard, Guards, Plan, Refusal, Side, Trigger, check,
 };
-use gateway_user::policy::{Compiled, Policy, Rule, Table, compile};
+use gateway_user::policy::{Compiled, OwnInclude, Policy, Rule, Table, compile};
 use ipnet::IpNet;
 
 const WORLDWIDE_2021: &str = include_str!("fixtures/worldwide-2021.json");
@@ -343,6 +343,33 @@ fn the_operators_own_changes_are_not_limited_in_size() {
     assert!(
         names(&change(&guards, &slash_24s(0, 9), &wide, Trigger::Config)).contains("wide_prefix")
     );
+}
+
+#[test]
+fn own_entries_are_checked_too_and_may_be_wide_where_they_say_so() {
+    let snapshot = embedded().unwrap();
+    let refusals = |prefix: &str, allow_wide, ports: Option<&str>| {
+        let entry = OwnInclude {
+            name: "branch".into(),
+            prefixes: [net(prefix)].into(),
+            ports: ports.map(|ports| ports.parse().unwrap()),
+            allow_wide,
+            ..OwnInclude::default()
+        };
+        let policy = Policy { includes: vec![entry], ..Policy::default() };
+        let gateway = GatewayNetworks { addresses: [net("9.9.9.0/24")].into() };
+        refusals_with(&Guards::default(), &policy, &snapshot, &gateway, Trigger::Config)
+    };
+    assert_eq!(refusals("9.0.0.0/20", false, None), []);
+    assert_eq!(refusals("8.0.0.0/8", true, None), []);
+    let wide = refusals("8.0.0.0/8", false, None);
+    assert_eq!(names(&wide), BTreeSet::from(["wide_prefix"]));
+    assert!(wide[0].what.starts_with("own entry \"branch\" lists 8.0.0.0/8"), "{wide:?}");
+    assert!(wide[0].accept.ends_with("allow-wide = true on the entry"), "{wide:?}");
+    assert_eq!(names(&refusals("10.0.0.0/16", true, None)), BTreeSet::from(["special_space"]));
+    assert_eq!(names(&refusals("9.9.9.128/25", true, None)), BTreeSet::from(["own_network"]));
+    // An own entry names its ports itself.
+    assert_eq!(refusals("9.0.0.0/20", false, Some("25,53")), []);
 }
 
 /// What a person counts: prefixes of the Optimize sets of both feeds.

@@ -115,10 +115,12 @@ fn listed<T: Display>(sign: char, items: &[T]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use gateway_common::Transport;
+
     use super::*;
     use crate::feed::{Snapshot, digest, embedded};
     use crate::plan::{Guard, Side};
-    use crate::policy::{Policy, compile};
+    use crate::policy::{Exclude, OwnInclude, Policy, compile};
 
     fn changed(change: impl FnOnce(&mut Snapshot)) -> Plan {
         let old = embedded().unwrap();
@@ -166,6 +168,36 @@ mod tests {
             ["  + 52.1.0.0/16", "  - 13.107.136.0/22", "  - tcp/80"],
             "{text}"
         );
+    }
+
+    #[test]
+    fn own_entries_and_excludes_are_called_by_their_names() {
+        let snapshot = embedded().unwrap();
+        let before = Policy::default();
+        let after = Policy {
+            includes: vec![OwnInclude {
+                name: "branch".into(),
+                prefixes: ["9.0.0.0/20".parse().unwrap()].into(),
+                protocol: Some(Transport::Tcp),
+                ports: Some("443".parse().unwrap()),
+                ..OwnInclude::default()
+            }],
+            excludes: vec![Exclude {
+                name: "bank".into(),
+                prefixes: ["52.97.0.0/16".parse().unwrap()].into(),
+                ..Exclude::default()
+            }],
+            ..Policy::default()
+        };
+        let compiled = [&before, &after].map(|policy| compile(&snapshot, policy).unwrap());
+        let [old, new] = [(&before, &compiled[0]), (&after, &compiled[1])]
+            .map(|(policy, compiled)| Side { snapshot: &snapshot, policy, compiled });
+        let plan = Plan::between(Some(&old), &new);
+        assert_eq!((plan.ipv4.space_gained, plan.ipv4.space_lost), (1 << 12, 1 << 16));
+        let text = text(&plan, &[]);
+        let entry = "own entry \"branch\": the own entry is new\n  + 9.0.0.0/20\n  + tcp/443\n\
+                     exclude \"bank\"\n  + 52.97.0.0/16";
+        assert!(text.ends_with(entry), "{text}");
     }
 
     #[test]
