@@ -85,6 +85,10 @@ pub const BLOCK_LEVELS_V4: usize = 1;
 /// Blocks below the IPv6 index: octets 3 to 6. Only a divided /48 reaches the trie.
 pub const BLOCK_LEVELS_V6: usize = 4;
 
+/// The group of ports that would go direct, had the operator not excluded them: they are
+/// inspected. No provenance group has this number.
+pub const EXCLUDED_GROUP: u16 = u16::MAX;
+
 /// How many port ranges one port set may have per protocol.
 pub const MAX_PORT_RANGES: usize = 16;
 
@@ -96,8 +100,8 @@ pub struct PortRange {
     pub from: u16,
     /// Last port, host order.
     pub to: u16,
-    /// Which combination of endpoint sets this range comes from: dense, from 0. Names stay in user
-    /// space.
+    /// Which combination of endpoint sets this range comes from: dense, from 0; or
+    /// [`EXCLUDED_GROUP`]. Names stay in user space.
     pub group: u16,
     /// Always zero.
     pub reserved: u16,
@@ -108,7 +112,7 @@ impl PortRange {
     pub const UNUSED: Self = Self { from: u16::MAX, to: 0, group: 0, reserved: 0 };
 }
 
-/// The ports that go direct for an address, ascending and disjoint per protocol, padded with
+/// The ports that rules list for an address, ascending and disjoint per protocol, padded with
 /// [`PortRange::UNUSED`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -139,11 +143,11 @@ pub struct Counter {
 
 /// Counter of packets whose proposal could not be written: the driver has no XDP metadata.
 /// tc classifies these by itself.
-pub const COUNTER_METADATA_UNSUPPORTED: u32 = 14;
+pub const COUNTER_METADATA_UNSUPPORTED: u32 = 16;
 /// Counter of packets that tc marked because XDP's proposal was in their metadata.
-pub const COUNTER_METADATA_ACCEPTED: u32 = 15;
+pub const COUNTER_METADATA_ACCEPTED: u32 = 17;
 /// Index of provenance group 0; the groups are the last counters of a hook.
-pub const COUNTER_FIRST_GROUP: u32 = 16;
+pub const COUNTER_FIRST_GROUP: u32 = 18;
 
 impl Decision {
     /// The counter of this decision: below [`COUNTER_METADATA_UNSUPPORTED`] a [`Reason`], from
@@ -229,9 +233,10 @@ mod tests {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
         }
-        assert_eq!(Decision::direct(3).counter(), COUNTER_FIRST_GROUP + 3);
+        assert_eq!(Decision::by_group(3).counter(), COUNTER_FIRST_GROUP + 3);
+        assert_eq!(Decision::by_group(EXCLUDED_GROUP).counter(), Reason::Excluded as u32);
         assert_eq!(Decision::inspect(Reason::NoPrefix).counter(), Reason::NoPrefix as u32);
-        for decision in [Decision::direct(0), Decision::inspect(Reason::PortNotListed)] {
+        for decision in [Decision::by_group(0), Decision::inspect(Reason::PortNotListed)] {
             assert_eq!(verdict_of(decision.counter()), decision.verdict());
         }
     }

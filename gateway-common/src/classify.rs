@@ -3,7 +3,9 @@
 use crate::abi::{
     BLOCK_LEVELS_V4, BLOCK_LEVELS_V6, MAX_PORT_RANGES, PortRange, PortSet, Slot, Step,
 };
-use crate::{Address, Decision, FlowKey, PacketBytes, Reason, Transport, Word, parse};
+use crate::{
+    Address, Decision, FlowKey, PacketBytes, Reason, Transport, Verdict, Word, parse, source_of,
+};
 
 /// The tables of one generation, wherever they are kept.
 pub trait Tables {
@@ -19,6 +21,16 @@ pub trait Tables {
     fn longest_v6(&self, address: [u8; 16]) -> Option<u16>;
     /// Port set `id`; `None` where there is no such port set.
     fn port_set(&self, id: u16) -> Option<&PortSet>;
+
+    /// Whether only listed sources go direct. Where it is a constant `false`, the rest of what is
+    /// about sources costs nothing.
+    fn scoped(&self) -> bool;
+    /// Whether the interface that the packet came in by is listed.
+    fn admits_ingress(&self) -> bool;
+    /// Whether a listed IPv4 prefix covers `source`.
+    fn admits_v4(&self, source: [u8; 4]) -> bool;
+    /// Whether a listed IPv6 prefix covers `source`.
+    fn admits_v6(&self, source: [u8; 16]) -> bool;
 }
 
 /// Parses and classifies an Ethernet frame.
@@ -29,12 +41,30 @@ where
     T: Tables + ?Sized,
 {
     match parse(packet) {
-        Ok(key) => decide(&key, tables),
+        Ok(key) => restrict(decide(&key, tables), packet, tables),
         Err(reason) => Decision::inspect(reason),
     }
 }
 
-/// Classifies a packet whose header fields are known.
+/// `decision`, unless it is Direct and the tables do not admit where the packet comes from.
+#[inline(always)]
+fn restrict<P, T>(decision: Decision, packet: &P, tables: &T) -> Decision
+where
+    P: PacketBytes + ?Sized,
+    T: Tables + ?Sized,
+{
+    if !tables.scoped() || decision.verdict() == Verdict::Inspect || tables.admits_ingress() {
+        return decision;
+    }
+    let admitted = match source_of(packet) {
+        Some(Address::V4(words)) => tables.admits_v4(Address::v4_octets(words)),
+        Some(Address::V6(words)) => tables.admits_v6(Address::v6_octets(words)),
+        None => false,
+    };
+    if admitted { decision } else { Decision::inspect(Reason::SourceNotListed) }
+}
+
+/// Classifies a packet whose header fields are known, as if everybody were a listed source.
 #[inline(always)]
 pub fn decide<T: Tables + ?Sized>(key: &FlowKey, tables: &T) -> Decision {
     let Some(port_set) = port_set_of(key.destination, tables) else {
@@ -48,7 +78,7 @@ pub fn decide<T: Tables + ?Sized>(key: &FlowKey, tables: &T) -> Decision {
         Transport::Udp => &ports.udp,
     };
     match group_of(ranges, key.destination_port) {
-        Some(group) => Decision::direct(group),
+        Some(group) => Decision::by_group(group),
         None => Decision::inspect(Reason::PortNotListed),
     }
 }
@@ -58,44 +88,45 @@ pub fn decide<T: Tables + ?Sized>(key: &FlowKey, tables: &T) -> Decision {
 #[inline(always)]
 pub fn port_set_of<T: Tables + ?Sized>(address: Address, tables: &T) -> Option<u16> {
     match address {
-        Address::V4([high, low]) => {
+        Address::V4(words) => {
+            let [high, low] = words;
             let octets: [u8; BLOCK_LEVELS_V4] = [low.first()];
-            descend(tables.index_v4(high), octets, tables, || {
-                tables.longest_v4([high.first(), high.second(), low.first(), low.second()])
-            })
+            match descend(tables.index_v4(high), octets, tables) {
+                Ok(port_set) => port_set,
+                Err(AskTrie) => tables.longest_v4(Address::v4_octets(words)),
+            }
         }
         Address::V6(words) => {
             let [top, second, third, ..] = words;
             let octets: [u8; BLOCK_LEVELS_V6] =
                 [second.first(), second.second(), third.first(), third.second()];
-            descend(tables.index_v6(top), octets, tables, || {
-                let mut octets = [0; 16];
-                for (pair, word) in octets.as_chunks_mut::<2>().0.iter_mut().zip(words) {
-                    *pair = [word.first(), word.second()];
-                }
-                tables.longest_v6(octets)
-            })
+            match descend(tables.index_v6(top), octets, tables) {
+                Ok(port_set) => port_set,
+                Err(AskTrie) => tables.longest_v6(Address::v6_octets(words)),
+            }
         }
     }
 }
+
+/// Index and blocks do not say.
+struct AskTrie;
 
 #[inline(always)]
 fn descend<T: Tables + ?Sized, const N: usize>(
     mut slot: Slot,
     octets: [u8; N],
     tables: &T,
-    trie: impl FnOnce() -> Option<u16>,
-) -> Option<u16> {
+) -> Result<Option<u16>, AskTrie> {
     for octet in octets {
         let Step::Block(block) = slot.step() else { break };
         slot = tables.block(block, octet);
     }
     match slot.step() {
-        Step::Miss => None,
-        Step::PortSet(id) => Some(id),
+        Step::Miss => Ok(None),
+        Step::PortSet(id) => Ok(Some(id)),
         // A block below the last level is not something the compiler makes; the trie is right
         // for every address.
-        Step::Block(_) | Step::Trie => trie(),
+        Step::Block(_) | Step::Trie => Err(AskTrie),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the classifier says of a packet: a verdict, and the one reason for it.
 
+use crate::abi::EXCLUDED_GROUP;
+
 /// Where a packet is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -42,11 +44,16 @@ pub enum Reason {
     NoPrefix = 12,
     /// A selected prefix covers the destination, but not with this protocol and port.
     PortNotListed = 13,
+    /// A selected prefix covers the destination with this protocol and port, and so does one of
+    /// the operator's excludes.
+    Excluded = 14,
+    /// Only listed sources go direct, and this one is not: everything else would have matched.
+    SourceNotListed = 15,
 }
 
 impl Reason {
     /// Every reason, in the order of its counter.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Matched,
         Self::NotIp,
         Self::Truncated,
@@ -61,6 +68,8 @@ impl Reason {
         Self::ProtocolOther,
         Self::NoPrefix,
         Self::PortNotListed,
+        Self::Excluded,
+        Self::SourceNotListed,
     ];
 
     /// The name used in JSON, metrics and text: stable, snake case.
@@ -81,6 +90,8 @@ impl Reason {
             Self::ProtocolOther => "protocol_other",
             Self::NoPrefix => "no_prefix",
             Self::PortNotListed => "port_not_listed",
+            Self::Excluded => "excluded",
+            Self::SourceNotListed => "source_not_listed",
         }
     }
 }
@@ -99,11 +110,15 @@ enum Outcome {
 }
 
 impl Decision {
-    /// Direct, by a rule of provenance group `group` (dense, from 0; see
-    /// [`crate::abi::PortRange::group`]).
+    /// What a rule of provenance group `group` (dense, from 0; see
+    /// [`crate::abi::PortRange::group`]) leads to: Direct, but for [`EXCLUDED_GROUP`], which is
+    /// inspected.
     #[inline(always)]
     #[must_use]
-    pub const fn direct(group: u16) -> Self {
+    pub const fn by_group(group: u16) -> Self {
+        if group == EXCLUDED_GROUP {
+            return Self(Outcome::Inspect { reason: Reason::Excluded });
+        }
         Self(Outcome::Direct { group })
     }
 

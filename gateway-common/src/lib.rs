@@ -19,4 +19,4 @@ pub mod packet;
 
 pub use classify::{Tables, classify, decide};
 pub use decision::{Decision, Reason, Verdict};
-pub use packet::{Address, FlowKey, PacketBytes, Transport, Word, parse};
+pub use packet::{Address, FlowKey, PacketBytes, Transport, Word, parse, source_of};

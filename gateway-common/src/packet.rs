@@ -94,14 +94,31 @@ impl PacketBytes for [u8] {
     }
 }
 
-/// A destination address as the words of its header: the first is what the first-level index is
-/// looked up by.
+/// An address as the words of its header: the first is what the first-level index is looked up by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// IPv4.
     V4([Word; 2]),
     /// IPv6.
     V6([Word; 8]),
+}
+
+impl Address {
+    /// The octets of IPv4 words.
+    #[inline(always)]
+    pub(crate) const fn v4_octets([high, low]: [Word; 2]) -> [u8; 4] {
+        [high.first(), high.second(), low.first(), low.second()]
+    }
+
+    /// The octets of IPv6 words.
+    #[inline(always)]
+    pub(crate) fn v6_octets(words: [Word; 8]) -> [u8; 16] {
+        let mut octets = [0; 16];
+        for (pair, word) in octets.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+            *pair = [word.first(), word.second()];
+        }
+        octets
+    }
 }
 
 impl From<core::net::IpAddr> for Address {
@@ -167,6 +184,9 @@ const ETHERNET_HEADER: u32 = 14;
 const VLAN_TAG: u32 = 4;
 const IPV4_HEADER: u32 = 20;
 const IPV6_HEADER: u32 = 40;
+/// Where the source address is in the IP headers.
+const IPV4_SOURCE: u32 = 12;
+const IPV6_SOURCE: u32 = 8;
 const TCP_HEADER: u32 = 20;
 const UDP_HEADER: u32 = 8;
 
@@ -199,6 +219,45 @@ pub fn parse<P: PacketBytes + ?Sized>(packet: &P) -> Result<FlowKey, Reason> {
         ethertype::IPV6 => parse_ipv6(packet, offset),
         _ => Err(Reason::NotIp),
     }
+}
+
+/// The source address of a frame that [`parse`] has understood; `None` for any other.
+///
+/// A second walk, so that a frame whose source does not matter is not asked for it.
+#[inline(always)]
+pub fn source_of<P: PacketBytes + ?Sized>(packet: &P) -> Option<Address> {
+    let [.., ethertype] = packet.words::<7>(0)?;
+    let walk = (ethertype, ETHERNET_HEADER);
+    // Written out, since every kernel's verifier follows a way without loops: MAX_VLAN_TAGS steps.
+    let walk = behind_tag(packet, walk)?;
+    let walk = behind_tag(packet, walk)?;
+    let walk = behind_tag(packet, walk)?;
+    let (ethertype, offset) = behind_tag(packet, walk)?;
+    match ethertype.number() {
+        ethertype::IPV4 => {
+            let words = packet.words::<2>(offset.saturating_add(IPV4_SOURCE))?;
+            Some(Address::V4(words))
+        }
+        ethertype::IPV6 => {
+            let words = packet.words::<8>(offset.saturating_add(IPV6_SOURCE))?;
+            Some(Address::V6(words))
+        }
+        _ => None,
+    }
+}
+
+/// The ethertype behind the VLAN tag at `offset`, and where what it says begins; the same where
+/// there is no tag.
+#[inline(always)]
+fn behind_tag<P: PacketBytes + ?Sized>(
+    packet: &P,
+    (ethertype, offset): (Word, u32),
+) -> Option<(Word, u32)> {
+    if !matches!(ethertype.number(), ethertype::VLAN | ethertype::QINQ) {
+        return Some((ethertype, offset));
+    }
+    let [_, inner] = packet.words::<2>(offset)?;
+    Some((inner, offset.saturating_add(VLAN_TAG)))
 }
 
 /// RFC 791, section 3.1.

@@ -19,7 +19,7 @@ use crate::maps::GenerationTables;
 const MAX_OFFSET: u32 = 0x3fff;
 
 /// A packet as one kind of program gets it.
-pub(crate) trait Frame {
+pub(crate) trait Frame: Sized {
     /// The part that may be read directly.
     fn linear(&self) -> Linear;
 
@@ -29,6 +29,9 @@ pub(crate) trait Frame {
 
     /// Length of the whole frame in bytes.
     fn length(&self) -> u32;
+
+    /// Index of the interface that it came in by.
+    fn ingress(&self) -> u32;
 
     /// The context that log records are made from.
     #[cfg(feature = "packet-log")]
@@ -109,6 +112,53 @@ impl Frame for XdpPacket<'_> {
         self.linear().length()
     }
 
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        xdp_ingress(self.0)
+    }
+
+    #[cfg(feature = "packet-log")]
+    fn ebpf_context(&self) -> &impl EbpfContext {
+        self.0
+    }
+}
+
+#[inline(always)]
+fn xdp_ingress(ctx: &XdpContext) -> u32 {
+    // SAFETY: the context is the one the program was called with.
+    unsafe { (*ctx.ctx).ingress_ifindex }
+}
+
+/// A packet that was made to ask about, in `b365_explain`: the last four bytes of its destination
+/// MAC address say which interface it is to have come in by, in network order.
+pub(crate) struct AskedPacket<'a>(pub(crate) &'a XdpContext);
+
+impl Frame for AskedPacket<'_> {
+    #[inline(always)]
+    fn linear(&self) -> Linear {
+        XdpPacket(self.0).linear()
+    }
+
+    #[inline(always)]
+    fn classify_whole(&self) -> u32 {
+        XdpPacket(self.0).classify_whole()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        XdpPacket(self.0).length()
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        match self.linear().words::<3>(0) {
+            Some([_, high, low]) => {
+                u32::from_be_bytes([high.first(), high.second(), low.first(), low.second()])
+            }
+            None => 0,
+        }
+    }
+
     #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
         self.0
@@ -126,13 +176,18 @@ impl Frame for XdpFragsPacket<'_> {
 
     #[inline(never)]
     fn classify_whole(&self) -> u32 {
-        classify(self, &GenerationTables).counter()
+        classify(self, &GenerationTables(self)).counter()
     }
 
     #[inline(always)]
     fn length(&self) -> u32 {
         // SAFETY: the context is the one the program was called with.
         unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        xdp_ingress(self.0)
     }
 
     #[cfg(feature = "packet-log")]
@@ -167,12 +222,18 @@ impl Frame for SkbPacket<'_> {
 
     #[inline(never)]
     fn classify_whole(&self) -> u32 {
-        classify(self, &GenerationTables).counter()
+        classify(self, &GenerationTables(self)).counter()
     }
 
     #[inline(always)]
     fn length(&self) -> u32 {
         self.0.len()
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: the context is the one the program was called with.
+        unsafe { (*self.0.skb.skb).ifindex }
     }
 
     #[cfg(feature = "packet-log")]

@@ -23,7 +23,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use context::{Frame, SkbPacket, XdpFragsPacket, XdpPacket};
+use context::{AskedPacket, Frame, SkbPacket, XdpFragsPacket, XdpPacket};
 use gateway_common::abi::{self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED};
 use gateway_common::{Reason, Verdict};
 use maps::{Counters, GenerationTables};
@@ -62,7 +62,7 @@ fn b365_tc(ctx: TcContext) -> i32 {
 /// attached: `explain` and the self-test run it on packets of their own.
 #[xdp]
 fn b365_explain(ctx: XdpContext) -> u32 {
-    classify(&XdpPacket(&ctx))
+    classify(&AskedPacket(&ctx))
 }
 
 #[inline(always)]
@@ -78,7 +78,7 @@ fn classify_and_count<P: Frame>(packet: &P, counters: Counters) -> Verdict {
 /// and only else by a helper.
 #[inline(always)]
 fn classify<P: Frame>(packet: &P) -> u32 {
-    let decision = gateway_common::classify(&packet.linear(), &GenerationTables);
+    let decision = gateway_common::classify(&packet.linear(), &GenerationTables(packet));
     if decision.reason() == Reason::Truncated {
         packet.classify_whole()
     } else {

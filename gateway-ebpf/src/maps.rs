@@ -3,11 +3,13 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
 use gateway_common::abi::{BLOCK_ENTRIES, Counter, INDEX_ENTRIES, PortSet, Slot};
 use gateway_common::{Tables, Word};
+
+use crate::context::Frame;
 
 // Constants, written into `.rodata` before load: names are part of the loader's contract.
 
@@ -15,6 +17,10 @@ use gateway_common::{Tables, Word};
 static MARK_VALUE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static MARK_MASK: Global<u32> = Global::new(0);
+/// Not zero where only listed sources go direct. The verifier knows the constant and takes what
+/// depends on it out of the program.
+#[unsafe(no_mangle)]
+static SCOPED: Global<u32> = Global::new(0);
 // Laid out by the address word as it is in memory, see `Word::in_memory`. All zero is all miss: an object loaded without its index inspects everything.
 #[unsafe(no_mangle)]
 static INDEX_V4: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
@@ -31,6 +37,14 @@ static TRIE_V4: LpmTrie<[u8; 4], u32, 1> = LpmTrie::new();
 static TRIE_V6: LpmTrie<[u8; 16], u32, 1> = LpmTrie::new();
 #[btf_map]
 static PORT_SETS: Array<PortSet, 1> = Array::new();
+/// Listed source prefixes; only their being there matters.
+#[btf_map]
+static SOURCES_V4: LpmTrie<[u8; 4], u32, 1> = LpmTrie::new();
+#[btf_map]
+static SOURCES_V6: LpmTrie<[u8; 16], u32, 1> = LpmTrie::new();
+/// Indexes of listed interfaces.
+#[btf_map]
+static INGRESS: HashMap<u32, u32, 1> = HashMap::new();
 #[btf_map]
 static COUNT_XDP: PerCpuArray<Counter, 1> = PerCpuArray::new();
 #[btf_map]
@@ -50,10 +64,10 @@ pub(crate) fn mark_mask() -> u32 {
     MARK_MASK.load()
 }
 
-/// The tables of the generation that this program belongs to.
-pub(crate) struct GenerationTables;
+/// The tables of the generation that this program belongs to, for one packet.
+pub(crate) struct GenerationTables<'a, P>(pub(crate) &'a P);
 
-impl Tables for GenerationTables {
+impl<P: Frame> Tables for GenerationTables<'_, P> {
     #[inline(always)]
     fn index_v4(&self, top: Word) -> Slot {
         Slot(INDEX_V4[usize::from(top.in_memory())].load())
@@ -85,6 +99,26 @@ impl Tables for GenerationTables {
     #[inline(always)]
     fn port_set(&self, id: u16) -> Option<&PortSet> {
         PORT_SETS.get(u32::from(id))
+    }
+
+    #[inline(always)]
+    fn scoped(&self) -> bool {
+        SCOPED.load() != 0
+    }
+
+    #[inline(always)]
+    fn admits_ingress(&self) -> bool {
+        INGRESS.get_ptr(self.0.ingress()).is_some()
+    }
+
+    #[inline(always)]
+    fn admits_v4(&self, source: [u8; 4]) -> bool {
+        SOURCES_V4.get(&Key::new(32, source)).is_some()
+    }
+
+    #[inline(always)]
+    fn admits_v6(&self, source: [u8; 16]) -> bool {
+        SOURCES_V6.get(&Key::new(128, source)).is_some()
     }
 }
 

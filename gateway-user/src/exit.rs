@@ -2,13 +2,16 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::ConfigError;
 use crate::datapath::DatapathError;
-use crate::feed::FeedError;
+use crate::feed::{FeedError, FetchError, StoreError};
 use crate::policy::PolicyError;
 
 /// Exit codes of every verb; the manual lists the same ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Exit {
     /// Done.
@@ -35,8 +38,14 @@ pub enum Exit {
     Datapath = 10,
     /// The loaded program and the oracle say different things.
     Disagreement = 11,
+    /// The feed could not be fetched.
+    Fetch = 12,
     /// A capture cannot be read.
     Capture = 13,
+    /// Guards hold the plan; what served before goes on.
+    Guard = 14,
+    /// No daemon answers, or not as it should.
+    Daemon = 15,
 }
 
 /// Why a command did not do what was asked: one line that says what, where and what to do next.
@@ -73,6 +82,18 @@ impl From<ConfigError> for Failure {
 impl From<FeedError> for Failure {
     fn from(error: FeedError) -> Self {
         Self::new(Exit::Feed, error)
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        Self::new(Exit::Fetch, error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(Exit::System, error)
     }
 }
 

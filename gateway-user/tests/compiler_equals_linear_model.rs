@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use gateway_common::classify::port_set_of;
 use gateway_common::{Decision, FlowKey, Reason, Transport, abi, decide};
 use gateway_user::feed::{Category, EndpointSet, Ports, Snapshot};
-use gateway_user::policy::{Compiled, Policy, PolicyError, Rule, Table, compile};
+use gateway_user::policy::{
+    Compiled, Exclude, Exclusion, Note, OwnInclude, Policy, PolicyError, Rule, Table, compile,
+};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -21,17 +23,29 @@ enum Said {
     Inspect(Reason),
 }
 
-fn model(rules: &[Rule], address: IpAddr, transport: Transport, port: u16) -> Said {
+fn model(
+    rules: &[Rule],
+    exclusions: &[Exclusion],
+    address: IpAddr,
+    transport: Transport,
+    port: u16,
+) -> Said {
     let covering = rules.iter().filter(|rule| rule.prefix.contains(&address));
     let matching: BTreeSet<u32> = covering
         .clone()
         .filter(|rule| rule.transport == transport && (rule.first..=rule.last).contains(&port))
         .map(|rule| rule.set)
         .collect();
-    match (covering.count(), matching.is_empty()) {
-        (0, _) => Said::Inspect(Reason::NoPrefix),
-        (_, true) => Said::Inspect(Reason::PortNotListed),
-        (_, false) => Said::Direct(matching),
+    let excluded = exclusions.iter().any(|exclusion| {
+        exclusion.prefix.contains(&address)
+            && exclusion.transport == transport
+            && (exclusion.first..=exclusion.last).contains(&port)
+    });
+    match (covering.count(), matching.is_empty(), excluded) {
+        (0, ..) => Said::Inspect(Reason::NoPrefix),
+        (_, true, _) => Said::Inspect(Reason::PortNotListed),
+        (_, false, true) => Said::Inspect(Reason::Excluded),
+        (_, false, false) => Said::Direct(matching),
     }
 }
 
@@ -119,9 +133,39 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
     })
 }
 
+/// Prefixes, protocol and ports of an own entry.
+type Entry = (BTreeSet<IpNet>, Option<Transport>, Option<Ports>);
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let prefixes = prop::collection::vec(family_of_prefixes(), 1..4);
+    let protocol = select(vec![None, Some(Transport::Tcp), Some(Transport::Udp)]);
+    (prefixes, protocol, prop::option::of(ports())).prop_map(|(prefixes, protocol, ports)| {
+        let ports = ports.filter(|ports| !ports.is_empty());
+        (prefixes.into_iter().flatten().collect(), protocol, ports)
+    })
+}
+
+/// A policy, and the policy with own entries: includes that nest with the feed's prefixes, and
+/// excludes around, inside and beside both.
 fn policy() -> impl Strategy<Value = Policy> {
+    let includes = prop::collection::vec(entry(), 0..3);
+    let excludes = prop::collection::vec(entry(), 0..4);
+    (policy_of_sets(), includes, excludes).prop_map(|(policy, includes, excludes)| {
+        let includes = includes.into_iter().enumerate().map(|(n, (prefixes, protocol, ports))| {
+            let name = format!("include-{n}");
+            OwnInclude { name, prefixes, protocol, ports, ..OwnInclude::default() }
+        });
+        let excludes = excludes.into_iter().enumerate().map(|(n, (prefixes, protocol, ports))| {
+            let name = format!("exclude-{n}");
+            Exclude { name, prefixes, protocol, ports, ..Exclude::default() }
+        });
+        Policy { includes: includes.collect(), excludes: excludes.collect(), ..policy }
+    })
+}
+
+fn policy_of_sets() -> impl Strategy<Value = Policy> {
     (
-        prop::collection::btree_set(select(Category::ALL.to_vec()), 1..=3),
+        prop::collection::btree_set(select(Category::ALL.to_vec()), 0..=3),
         prop::collection::btree_set(52..=58_u32, 0..3),
         prop::collection::btree_set(52..=58_u32, 0..2),
         any::<[bool; 4]>(),
@@ -135,6 +179,7 @@ fn policy() -> impl Strategy<Value = Policy> {
                 exclude_sets,
                 ipv4: four || !six,
                 ipv6: six,
+                ..Policy::default()
             }
         })
 }
@@ -166,7 +211,71 @@ fn rules_of(snapshot: &Snapshot, policy: &Policy) -> Vec<Rule> {
             }
         }
     }
+    for (place, include) in (0..).zip(&policy.includes) {
+        for prefix in &include.prefixes {
+            if !(prefix.addr().is_ipv4() && policy.ipv4 || prefix.addr().is_ipv6() && policy.ipv6) {
+                continue;
+            }
+            for transport in [Transport::Tcp, Transport::Udp] {
+                if include.protocol.is_some_and(|only| only != transport) {
+                    continue;
+                }
+                let ranges: Vec<_> = match (&include.ports, transport) {
+                    (Some(ports), _) => ports.ranges().collect(),
+                    (None, Transport::Tcp) => vec![1..=24, 26..=52, 54..=65_535],
+                    (None, Transport::Udp) => vec![1..=52, 54..=65_535],
+                };
+                rules.extend(ranges.into_iter().map(|range| Rule {
+                    prefix: *prefix,
+                    transport,
+                    first: *range.start(),
+                    last: *range.end(),
+                    set: 0x8000_0000 + place,
+                }));
+            }
+        }
+    }
     rules
+}
+
+/// What a policy excludes, written down as the documentation says it.
+fn exclusions_of(policy: &Policy) -> Vec<Exclusion> {
+    let mut exclusions = Vec::new();
+    for (place, exclude) in (0..).zip(&policy.excludes) {
+        for prefix in &exclude.prefixes {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                if exclude.protocol.is_some_and(|only| only != transport) {
+                    continue;
+                }
+                let ranges: Vec<_> = match &exclude.ports {
+                    Some(ports) => ports.ranges().collect(),
+                    None => vec![0..=65_535],
+                };
+                exclusions.extend(ranges.into_iter().map(|range| Exclusion {
+                    prefix: *prefix,
+                    transport,
+                    first: *range.start(),
+                    last: *range.end(),
+                    exclude: place,
+                }));
+            }
+        }
+    }
+    exclusions
+}
+
+/// Names of the excludes that share an address, protocol and port with a rule.
+fn cutting(rules: &[Rule], policy: &Policy) -> BTreeSet<String> {
+    let exclusions = exclusions_of(policy);
+    let cuts = exclusions.iter().filter(|exclusion| {
+        rules.iter().any(|rule| {
+            (rule.prefix.contains(&exclusion.prefix) || exclusion.prefix.contains(&rule.prefix))
+                && rule.transport == exclusion.transport
+                && rule.first <= exclusion.last
+                && exclusion.first <= rule.last
+        })
+    });
+    cuts.map(|exclusion| policy.excludes[usize::from(exclusion.exclude)].name.clone()).collect()
 }
 
 /// First and last address of every prefix and the ones before and after, and some more.
@@ -199,29 +308,52 @@ proptest! {
         policy in policy(),
         more in prop::collection::vec(address(), 8),
     ) {
-        let rules = rules_of(&snapshot, &policy);
+        let (rules, exclusions) = (rules_of(&snapshot, &policy), exclusions_of(&policy));
+        let prefixes = rules.iter().map(|rule| rule.prefix);
+        let prefixes = prefixes.chain(exclusions.iter().map(|exclusion| exclusion.prefix));
+        let addresses = addresses_around(prefixes, &more);
+        // Between these, nothing changes.
+        let ports = [0, 1, 2, 24, 25, 53, 54, 80, 83, 443, 3478, 3484, 65534, 65535];
         let compiled = match compile(&snapshot, &policy) {
             Ok(compiled) => compiled,
+            // With own entries, so many cannot be ruled out; the refusal has a test of its own.
+            Err(PolicyError::TooManyRanges { .. }) => return Ok(()),
             Err(error) => {
                 prop_assert_eq!(error, PolicyError::Empty);
-                prop_assert!(rules.is_empty());
+                for address in addresses {
+                    for rule in &rules {
+                        for port in [rule.first, rule.last] {
+                            let said = model(&rules, &exclusions, address, rule.transport, port);
+                            prop_assert!(matches!(said, Said::Inspect(_)), "{address} {port}");
+                        }
+                    }
+                }
                 return Ok(());
             }
         };
         let Compiled { table, .. } = &compiled;
         prop_assert_eq!(&compile(&snapshot, &policy).unwrap(), &compiled);
         let bare = table.without_index();
-        for address in addresses_around(table.prefixes().map(|(prefix, _)| prefix), &more) {
+        for address in addresses {
             let longest = table.longest(address).map(|(_, port_set)| port_set);
             prop_assert_eq!(port_set_of(address.into(), table), longest);
             for transport in [Transport::Tcp, Transport::Udp] {
-                for port in [0, 1, 2, 24, 25, 53, 54, 80, 83, 443, 3478, 3484, 65534, 65535] {
-                    let expected = model(&rules, address, transport, port);
+                for port in ports {
+                    let expected = model(&rules, &exclusions, address, transport, port);
                     prop_assert_eq!(&table_says(table, address, transport, port), &expected);
                     prop_assert_eq!(&table_says(&bare, address, transport, port), &expected);
                 }
             }
         }
+        let idle: BTreeSet<String> = compiled
+            .notes
+            .iter()
+            .filter(|note| matches!(note, Note::ExcludeCutsNothing { .. }))
+            .filter_map(|note| note.own().map(str::to_owned))
+            .collect();
+        let all: BTreeSet<String> =
+            policy.excludes.iter().map(|exclude| exclude.name.clone()).collect();
+        prop_assert_eq!(idle, &all - &cutting(&rules, &policy));
     }
 
     #[test]
@@ -230,15 +362,15 @@ proptest! {
         policy in policy(),
         at in any::<prop::sample::Index>(),
     ) {
-        let mut rules = rules_of(&snapshot, &policy);
-        let Ok(table) = Table::from_rules(rules.iter().copied()) else {
-            prop_assert!(rules.is_empty());
-            return Ok(());
-        };
-        let middle = at.index(rules.len());
-        rules.rotate_left(middle);
+        let (mut rules, mut exclusions) = (rules_of(&snapshot, &policy), exclusions_of(&policy));
+        let table = Table::from_rules_except(rules.clone(), exclusions.clone());
+        if !rules.is_empty() {
+            let middle = at.index(rules.len());
+            rules.rotate_left(middle);
+        }
         rules.reverse();
-        prop_assert_eq!(Table::from_rules(rules).unwrap(), table);
+        exclusions.reverse();
+        prop_assert_eq!(Table::from_rules_except(rules, exclusions), table);
     }
 }
 
@@ -309,8 +441,73 @@ fn port_sets_that_do_not_fit_are_refused_by_name() {
     let refusal = Table::from_rules(ranges(17)).unwrap_err().to_string();
     assert_eq!(
         refusal,
-        "192.0.2.0/24 needs 17 tcp port ranges of sets 7, but 16 fit; exclude one of these sets"
+        "192.0.2.0/24 needs 17 tcp port ranges of set 7, but 16 fit; leave one of these out"
     );
+}
+
+fn exclusion(prefix: &str, first: u16, last: u16) -> Exclusion {
+    let prefix = prefix.parse().unwrap();
+    Exclusion { prefix, transport: Transport::Tcp, first, last, exclude: 0 }
+}
+
+fn snapshot_of(prefix: &str, tcp: &str) -> Snapshot {
+    let feed = format!(
+        "[{{\"id\": 1, \"serviceArea\": \"Exchange\", \"category\": \"Optimize\", \
+          \"required\": true, \"ips\": [\"{prefix}\"], \"tcpPorts\": \"{tcp}\"}}]"
+    );
+    gateway_user::feed::parse(feed.as_bytes(), "feed").unwrap()
+}
+
+#[test]
+fn excludes_that_split_too_finely_are_refused_by_name() {
+    let ports: Vec<String> = (0..9).map(|n| (100 + 10 * n).to_string()).collect();
+    let exclude = Exclude {
+        name: "sieve".into(),
+        prefixes: BTreeSet::from(["192.0.2.0/25".parse().unwrap()]),
+        ports: Some(ports.join(",").parse().unwrap()),
+        ..Exclude::default()
+    };
+    let include = OwnInclude {
+        name: "branch".into(),
+        prefixes: exclude.prefixes.clone(),
+        ports: Some("443".parse().unwrap()),
+        ..OwnInclude::default()
+    };
+    let policy = Policy { includes: vec![include], excludes: vec![exclude], ..Policy::default() };
+    let refusal = compile(&snapshot_of("192.0.2.0/24", "1-65535"), &policy).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "192.0.2.0/25 needs 23 tcp port ranges of set 1, include \"branch\", exclude \"sieve\", \
+         but 16 fit; leave one of these out"
+    );
+}
+
+#[test]
+fn an_exclude_is_an_entry_only_where_it_cuts() {
+    let prefixes =
+        |table: &Table| table.prefixes().map(|(prefix, _)| prefix.to_string()).collect::<Vec<_>>();
+    let rules = [rule("192.0.2.0/24", 443, 443, 1)];
+    for (exclude, entries) in [
+        (exclusion("192.0.2.7/32", 443, 443), vec!["192.0.2.0/24", "192.0.2.7/32"]),
+        (exclusion("192.0.2.7/32", 80, 80), vec!["192.0.2.0/24"]),
+        (exclusion("198.51.100.0/24", 443, 443), vec!["192.0.2.0/24"]),
+        (exclusion("192.0.0.0/16", 80, 80), vec!["192.0.2.0/24"]),
+    ] {
+        let table = Table::from_rules_except(rules, [exclude]).unwrap();
+        assert_eq!(prefixes(&table), entries, "{exclude:?}");
+    }
+}
+
+#[test]
+fn a_policy_that_is_excluded_altogether_is_refused() {
+    let rules = [rule("192.0.2.0/24", 443, 443, 1)];
+    let halves = [exclusion("192.0.2.0/25", 443, 443), exclusion("192.0.2.128/25", 443, 443)];
+    for all in [&[exclusion("0.0.0.0/0", 0, 65_535)][..], &halves] {
+        let outcome = Table::from_rules_except(rules, all.iter().copied());
+        assert_eq!(outcome.unwrap_err(), PolicyError::Empty, "{all:?}");
+    }
+    let [half, _] = halves;
+    assert!(Table::from_rules_except(rules, [half]).is_ok());
 }
 
 #[test]
@@ -332,7 +529,7 @@ fn the_whole_internet_is_refused() {
     for whole in ["0.0.0.0/0", "::/0"] {
         let refusal = Table::from_rules([rule(whole, 443, 443, 3)]).unwrap_err();
         let prefix = whole.parse().unwrap();
-        assert_eq!(refusal, PolicyError::WholeInternet { prefix, set: 3 });
+        assert_eq!(refusal, PolicyError::WholeInternet { prefix, of: "set 3".to_owned() });
     }
     assert_eq!(Table::from_rules([]).unwrap_err(), PolicyError::Empty);
 }

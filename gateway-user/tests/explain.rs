@@ -11,8 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use gateway_common::{Decision, FlowKey, Reason, Transport, Verdict, classify, decide};
 use gateway_user::datapath::{Answer, DatapathError, Loaded, Pins, Probe, bring_up};
 use gateway_user::feed::{self, Category};
-use gateway_user::policy::{Compiled, Policy, compile};
+use gateway_user::policy::{Compiled, Exclude, OwnInclude, Policy, Sources, compile};
 use ipnet::IpNet;
+use support::product::{Product, with_hook};
+use support::{LAN, Site};
 use xtask::testbed::BpfFs;
 
 /// Everything of the embedded feed that has a prefix and may go direct unnamed.
@@ -98,6 +100,108 @@ fn it_agrees_with_the_oracle_and_the_rules_around_every_prefix() {
     }
     let all = [Reason::Matched, Reason::NoPrefix, Reason::PortNotListed];
     assert_eq!(seen, BTreeSet::from(all));
+}
+
+#[test]
+fn it_agrees_with_the_oracle_where_own_entries_and_sources_decide() {
+    let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let policy = Policy {
+        includes: vec![OwnInclude {
+            name: "branch".into(),
+            prefixes: nets(&["198.51.100.0/24", "2001:db8:7::/48"]),
+            ..OwnInclude::default()
+        }],
+        excludes: vec![
+            Exclude {
+                name: "quic".into(),
+                prefixes: nets(&["0.0.0.0/0", "::/0"]),
+                protocol: Some(Transport::Udp),
+                ports: Some("443".parse().unwrap()),
+                ..Exclude::default()
+            },
+            Exclude {
+                name: "host".into(),
+                prefixes: nets(&["40.96.7.7/32", "198.51.100.9/32"]),
+                ..Exclude::default()
+            },
+        ],
+        sources: Sources {
+            prefixes: nets(&["10.1.0.0/16", "fd00::/8"]),
+            interfaces: BTreeSet::new(),
+        },
+        ..Policy::default()
+    };
+    let compiled = compile(&feed::embedded().unwrap(), &policy).unwrap();
+    let (_bpffs, loaded) = load(&compiled);
+    let mut seen = BTreeSet::new();
+    for (prefix, _) in compiled.table.prefixes() {
+        for address in edges(prefix) {
+            for (transport, port) in
+                [(Transport::Tcp, 443), (Transport::Udp, 443), (Transport::Tcp, 25)]
+            {
+                for source in ["10.1.2.3", "10.2.2.3", "fd00::1", "fe00::1"] {
+                    let source: IpAddr = source.parse().unwrap();
+                    if source.is_ipv4() != address.is_ipv4() {
+                        continue;
+                    }
+                    let probe = Probe::new(address, transport, port).from(source);
+                    let answer = loaded.ask(&probe).unwrap();
+                    let oracle = classify(probe.frame().as_slice(), &compiled.table);
+                    assert_eq!(answer.reason, oracle.reason(), "{probe}");
+                    seen.insert(answer.reason);
+                }
+            }
+        }
+    }
+    let all = [
+        Reason::Matched,
+        Reason::NoPrefix,
+        Reason::PortNotListed,
+        Reason::Excluded,
+        Reason::SourceNotListed,
+    ];
+    assert_eq!(seen, BTreeSet::from(all));
+}
+
+#[test]
+fn the_verb_asks_the_loaded_program_from_where_it_is_told() {
+    let site = Site::new();
+    let product = Product::new(&site, "auto");
+    site.add_lan("eth1", "lan1");
+    product.configure(&format!(
+        "{}[[interface]]\nname = \"lan1\"\n\
+         [policy.sources]\nprefixes = [\"10.1.0.0/16\"]\ninterfaces = [\"lan1\"]\n\
+         [[policy.include]]\nname = \"branch\"\nprefixes = [\"198.51.100.0/24\"]\n\
+         [[policy.exclude]]\nname = \"host\"\nprefixes = [\"198.51.100.9/32\"]\n",
+        with_hook(LAN, "auto")
+    ));
+    let daemon = product.start();
+    let config = product.config();
+    for (words, reason, own) in [
+        (&["10.1.2.3", "198.51.100.7", "tcp/443"][..], "matched", &["branch"][..]),
+        (&["10.1.2.3", "198.51.100.9", "tcp/443"], "excluded", &[]),
+        (&["10.2.2.3", "198.51.100.7", "tcp/443"], "source_not_listed", &[]),
+        (&["10.2.2.3", "198.51.100.7", "tcp/443", "--in", "lan1"], "matched", &["branch"]),
+        (&["10.2.2.3", "198.51.100.7", "tcp/443", "--in", LAN], "source_not_listed", &[]),
+        (&["198.51.100.7", "tcp/443"], "matched", &["branch"]),
+        // IPv6 has no listed prefix: the listed interface is taken.
+        (&["2603:1006::1", "tcp/443"], "matched", &[]),
+        (&["fd00::1", "2603:1006::1", "tcp/443"], "source_not_listed", &[]),
+    ] {
+        let more = ["--json", "--config", config.to_str().unwrap()];
+        let output = product.verb(&[&["explain"], words, &more].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}: {stderr}");
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        for said in [&answer, &answer["loaded"]] {
+            assert_eq!(said["reason"], reason, "{words:?}");
+            assert_eq!(said["own"], serde_json::json!(own), "{words:?}");
+        }
+        assert_eq!(answer["loaded"]["same_table"], true);
+    }
+    let status = product.status();
+    assert_eq!(status["own"][0]["name"], "branch");
+    daemon.terminate();
 }
 
 #[test]

@@ -124,7 +124,10 @@ impl Naive {
                 .iter()
                 .map(|(protocol, from, to)| json!({"protocol": protocol, "from": from, "to": to}))
                 .collect();
-            json!({"prefix": prefix.to_string(), "sets": sets, "ports": ports})
+            json!({
+                "prefix": prefix.to_string(), "sets": sets, "own": [], "ports": ports,
+                "excluded": [], "excluded_by": [],
+            })
         };
         self.0.keys().map(row).collect()
     }
@@ -252,10 +255,234 @@ fn explain_says_what_nearly_matched() {
     assert_eq!(
         answer["endpoint_sets"],
         json!([
-            {"id": 1, "service_area": "Exchange", "category": "Optimize", "required": true},
-            {"id": 2, "service_area": "Exchange", "category": "Allow", "required": false},
+            {
+                "id": 1, "service_area": "Exchange", "category": "Optimize", "required": true,
+                "notes": "",
+            },
+            {
+                "id": 2, "service_area": "Exchange", "category": "Allow", "required": false,
+                "notes": notes_of(2),
+            },
         ])
     );
+}
+
+fn notes_of(id: u64) -> Value {
+    let sets = embedded();
+    let set = sets.as_array().unwrap().iter().find(|set| set["id"] == id).unwrap();
+    set.get("notes").cloned().unwrap_or_else(|| json!(""))
+}
+
+/// Own entries of every kind beside the embedded feed's Optimize sets.
+const OWN: &str = r#"
+    include-sets = [9]
+    exclude-sets = [64]
+    [[policy.include]]
+    name = "branch"
+    prefixes = ["198.51.100.0/24", "2001:db8:7::/48"]
+    [[policy.include]]
+    name = "sip"
+    prefixes = ["198.51.100.0/25"]
+    protocol = "udp"
+    ports = "53, 5060-5061"
+    comment = "telephone company"
+    [[policy.exclude]]
+    name = "no-quic"
+    prefixes = ["0.0.0.0/0"]
+    protocol = "udp"
+    ports = "443"
+    comment = "DLP"
+    [[policy.exclude]]
+    name = "dlp-host"
+    prefixes = ["40.96.7.7/32"]
+    [[policy.exclude]]
+    name = "idle"
+    prefixes = ["203.0.113.0/24"]
+"#;
+
+#[test]
+fn policy_show_lists_own_entries_and_what_they_cut() {
+    let config = ConfigFile::with_policy(OWN);
+    let shown = json_of(&["policy", "show", "--config", config.path()]);
+    assert_eq!(shown["mode"], "mark");
+    assert_eq!((&shown["counts"]["sets"], &shown["counts"]["own"]), (&json!(4), &json!(2)));
+    assert_eq!(
+        shown["policy"]["includes"][1],
+        json!({
+            "name": "sip", "prefixes": ["198.51.100.0/25"], "protocol": "udp",
+            "ports": "53,5060-5061", "comment": "telephone company",
+        })
+    );
+    assert_eq!(shown["policy"]["excludes"][1]["name"], "dlp-host");
+    let row = |prefix: &str| {
+        let rows = shown["prefixes"].as_array().unwrap();
+        rows.iter().find(|row| row["prefix"] == prefix).cloned().unwrap_or(Value::Null)
+    };
+    let port =
+        |protocol: &str, from: u16, to: u16| json!({"protocol": protocol, "from": from, "to": to});
+    assert_eq!(
+        row("40.96.7.7/32"),
+        json!({
+            "prefix": "40.96.7.7/32", "sets": [], "own": [], "ports": [],
+            "excluded": [port("tcp", 80, 80), port("tcp", 443, 443), port("udp", 443, 443)],
+            "excluded_by": ["dlp-host", "no-quic"],
+        })
+    );
+    assert_eq!(
+        row("40.96.0.0/13"),
+        json!({
+            "prefix": "40.96.0.0/13", "sets": [1], "own": [],
+            "ports": [port("tcp", 80, 80), port("tcp", 443, 443)],
+            "excluded": [port("udp", 443, 443)], "excluded_by": ["no-quic"],
+        })
+    );
+    assert_eq!(
+        row("198.51.100.0/25"),
+        json!({
+            "prefix": "198.51.100.0/25", "sets": [], "own": ["branch", "sip"],
+            "ports": [
+                port("tcp", 1, 24), port("tcp", 26, 52), port("tcp", 54, 65_535),
+                port("udp", 1, 442), port("udp", 444, 65_535),
+            ],
+            "excluded": [port("udp", 443, 443)], "excluded_by": ["no-quic"],
+        })
+    );
+    assert_eq!(row("203.0.113.0/24"), Value::Null);
+    let about: Vec<_> = shown["notes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|note| (note["own"].clone(), note["set"].clone()))
+        .collect();
+    let own = |name: &str| (json!(name), Value::Null);
+    assert_eq!(about, [own("branch"), own("branch"), own("branch"), own("idle")]);
+    let text = breakout365(&["policy", "show", "--config", config.path()]).stdout;
+    let text = String::from_utf8(text).unwrap();
+    for line in [
+        "4 sets and 2 includes direct:",
+        "include sip: 198.51.100.0/25, udp 53,5060-5061 (telephone company)",
+        "include branch: 198.51.100.0/24, 2001:db8:7::/48, tcp and udp, all ports",
+        "exclude no-quic: 0.0.0.0/0, udp 443 (DLP)",
+        "note: include \"branch\": tcp/25 stays inspected; list it in the include's ports to send it \
+         direct",
+        "note: exclude \"idle\" takes nothing away",
+    ] {
+        assert!(text.lines().any(|shown| shown.starts_with(line)), "{line:?} is not in {text}");
+    }
+}
+
+#[test]
+fn explain_names_what_decided_and_why_the_rest_did_not() {
+    let config = ConfigFile::with_policy(OWN);
+    let explain =
+        |words: &[&str]| json_of(&[&["explain"], words, &["--config", config.path()]].concat());
+    let misses = |answer: &Value| -> Vec<(Value, Value)> {
+        let misses = answer["near_misses"].as_array().unwrap().iter();
+        misses
+            .map(|miss| {
+                let who = if miss["set"].is_null() { &miss["own"] } else { &miss["set"] };
+                (who.clone(), miss["why"].clone())
+            })
+            .collect()
+    };
+    let miss = |who: Value, why: &str| (who, json!(why));
+    // By an include alone, and by two.
+    let answer = explain(&["198.51.100.200", "tcp/8443"]);
+    assert_eq!((&answer["verdict"], &answer["own"]), (&json!("direct"), &json!(["branch"])));
+    assert_eq!((&answer["sets"], &misses(&answer)), (&json!([]), &vec![]));
+    let answer = explain(&["198.51.100.1", "udp/5060"]);
+    assert_eq!(answer["own"], json!(["branch", "sip"]));
+    assert_eq!(answer["decided_by"][1]["entry"], "include \"sip\"");
+    assert_eq!(answer["decided_by"][1]["comment"], "telephone company");
+    // The port has to be named, and is by one of them only.
+    let answer = explain(&["198.51.100.1", "udp/53"]);
+    assert_eq!((&answer["verdict"], &answer["own"]), (&json!("direct"), &json!(["sip"])));
+    assert_eq!(misses(&answer), [miss(json!("branch"), "held_back_port")]);
+    let answer = explain(&["198.51.100.1", "tcp/25"]);
+    assert_eq!(answer["reason"], "port_not_listed");
+    let expected = [miss(json!("branch"), "held_back_port"), miss(json!("sip"), "other_port")];
+    assert_eq!(misses(&answer), expected);
+    // Excluded: for all there, and one host.
+    let answer = explain(&["40.96.0.1", "udp/443"]);
+    assert_eq!((&answer["verdict"], &answer["reason"]), (&json!("inspect"), &json!("excluded")));
+    assert_eq!((&answer["sets"], &answer["excluded_by"]), (&json!([]), &json!(["no-quic"])));
+    assert_eq!(misses(&answer), [miss(json!(1), "excluded")]);
+    let answer = explain(&["40.96.7.7", "udp/443"]);
+    assert_eq!(answer["excluded_by"], json!(["dlp-host", "no-quic"]));
+    assert_eq!(answer["prefix"], "40.96.7.7/32");
+    // Not excluded for this port, but nothing lists it.
+    let answer = explain(&["40.96.7.7", "tcp/993"]);
+    assert_eq!(answer["reason"], "port_not_listed");
+    assert_eq!(misses(&answer), [miss(json!(1), "other_port"), miss(json!(2), "not_selected")]);
+    let address = |set: u64| {
+        let sets = embedded();
+        let set =
+            sets.as_array().unwrap().iter().find(|record| record["id"] == set).unwrap().clone();
+        let prefix: IpNet = set["ips"][0].as_str().unwrap().parse().unwrap();
+        prefix.network().to_string()
+    };
+    let why = |answer: &Value, set: u64| {
+        let misses = misses(answer);
+        misses.into_iter().find(|(who, _)| *who == json!(set)).map(|(_, why)| why)
+    };
+    assert_eq!(why(&explain(&[&address(64), "tcp/443"]), 64), Some(json!("excluded_set")));
+    assert_eq!(why(&explain(&[&address(56), "tcp/443"]), 56), Some(json!("not_selected")));
+    let config = ConfigFile::with_policy("categories = [\"Optimize\", \"Allow\"]");
+    let explain =
+        |words: &[&str]| json_of(&[&["explain"], words, &["--config", config.path()]].concat());
+    assert_eq!(why(&explain(&[&address(56), "tcp/443"]), 56), Some(json!("sign_in")));
+    assert_eq!(why(&explain(&[&address(10), "tcp/25"]), 10), Some(json!("held_back_port")));
+}
+
+#[test]
+fn explain_takes_where_packets_come_from_into_account() {
+    let config = ConfigFile::with_policy(
+        "[policy.sources]\nprefixes = [\"10.1.0.0/16\"]\ninterfaces = [\"lan0\"]",
+    );
+    let explain =
+        |words: &[&str]| json_of(&[&["explain"], words, &["--config", config.path()]].concat());
+    for (words, verdict, reason) in [
+        (&["10.1.2.3", "40.96.0.1", "tcp/443"][..], "direct", "matched"),
+        (&["10.2.2.3", "40.96.0.1", "tcp/443"], "inspect", "source_not_listed"),
+        (&["10.2.2.3", "40.96.0.1", "tcp/443", "--in", "lan0"], "direct", "matched"),
+        (&["10.2.2.3", "40.96.0.1", "tcp/443", "--in", "lan1"], "inspect", "source_not_listed"),
+        (&["40.96.0.1", "tcp/443", "--in", "lan1"], "inspect", "source_not_listed"),
+        (&["10.1.2.3", "40.96.0.1", "tcp/444"], "inspect", "port_not_listed"),
+        // Where nothing is said of it, it is a listed one.
+        (&["40.96.0.1", "tcp/443"], "direct", "matched"),
+        (&["2603:1006::1", "tcp/443"], "direct", "matched"),
+        (&["fd00::1", "2603:1006::1", "tcp/443"], "inspect", "source_not_listed"),
+    ] {
+        let answer = explain(words);
+        assert_eq!(
+            (&answer["verdict"], &answer["reason"]),
+            (&json!(verdict), &json!(reason)),
+            "{words:?}"
+        );
+        let assumed = words.len() == 2;
+        assert_eq!(answer["sources"]["assumed"], assumed, "{words:?}");
+        if reason == "source_not_listed" {
+            assert_eq!(answer["near_misses"][0]["why"], reason, "{words:?}");
+        }
+    }
+    let source = &explain(&["40.96.0.1", "tcp/443"])["source"];
+    assert_eq!(source, "10.1.0.0");
+    let shown = json_of(&["policy", "show", "--config", config.path()]);
+    let sources = json!({"prefixes": ["10.1.0.0/16"], "interfaces": ["lan0"]});
+    assert_eq!(shown["policy"]["sources"], sources);
+    let everybody =
+        json_of(&["explain", "10.2.2.3", "40.96.0.1", "tcp/443", "--config", &packaged()]);
+    assert_eq!(everybody["verdict"], "direct");
+}
+
+#[test]
+fn a_policy_of_own_includes_alone_is_one() {
+    let config = ConfigFile::with_policy(
+        "categories = []\n[[policy.include]]\nname = \"a\"\nprefixes = [\"198.51.100.0/24\"]",
+    );
+    let shown = json_of(&["policy", "show", "--config", config.path()]);
+    assert_eq!(shown["prefixes"][0]["own"], json!(["a"]));
+    assert_eq!((&shown["counts"]["sets"], &shown["counts"]["own"]), (&json!(0), &json!(1)));
 }
 
 #[test]
@@ -370,6 +597,9 @@ fn bad_command_lines_end_with_code_2() {
         &["explain", "40.96.0.0/13", "tcp/443"],
         &["explain", "40.96.0.1", "tcp"],
         &["explain", "40.96.0.1", "tcp/"],
+        &["explain", "tcp/443"],
+        &["explain", "10.0.0.1", "40.96.0.1", "10.0.0.1", "tcp/443"],
+        &["explain", "10.0.0.1", "2603:1006::1", "tcp/443"],
         &["explain", "40.96.0.1", "tcp/65536"],
         &["explain", "40.96.0.1", "tcp/-1"],
         &["explain", "40.96.0.1", "tcp/+1"],
@@ -429,6 +659,10 @@ fn policies_that_do_not_fit_the_feed_end_with_code_5() {
         ("service-areas = [\"Teams\"]", "the policy names service area \"Teams\""),
         ("categories = [\"Default\"]", "the policy selects no prefix of this feed"),
         ("exclude-sets = [1, 11, 31]", "the policy selects no prefix of this feed"),
+        (
+            "[[policy.exclude]]\nname = \"all\"\nprefixes = [\"0.0.0.0/0\", \"::/0\"]",
+            "the policy selects no prefix of this feed",
+        ),
     ] {
         let config = ConfigFile::with_policy(policy);
         let refusal = refusal(&["policy", "show", "--config", config.path()], 5);

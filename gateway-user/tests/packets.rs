@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use aya::programs::Xdp;
@@ -17,7 +17,7 @@ use gateway_user::datapath::{
     CounterSheet, Counts, Generation, Loaded, Mark, Outcome, Pins, Program, Published, RunOptions,
     XdpRequest, bring_up, run_tc, run_xdp,
 };
-use gateway_user::policy::Table;
+use gateway_user::policy::{Exclusion, Sources, Table};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use support::foreign::Foreign;
@@ -64,7 +64,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (table, bpffs) = (table(), BpfFs::new().unwrap());
+        Self::of(table())
+    }
+
+    fn of(table: Table) -> Self {
+        let bpffs = BpfFs::new().unwrap();
         let lock = Pins::new(bpffs.pins()).lock().unwrap();
         let published = bring_up(&lock, &support::blueprint(&table), &[], &mut |_| Ok(())).unwrap();
         Self { table, published, bpffs }
@@ -497,6 +501,137 @@ fn prefixes_at_their_edges() {
         rows.push(row(destination, &Frame::tcp(to(destination)), reason));
     }
     Bench::new().check(&rows);
+}
+
+#[test]
+fn what_is_excluded_is_inspected_and_counted_as_such() {
+    let rules = rules("40.96.0.0/13", Tcp, 80..=80, 1)
+        .chain(rules("40.96.0.0/13", Tcp, 443..=443, 1))
+        .chain(rules("40.96.0.0/13", Udp, 443..=443, 1))
+        .chain(rules("40.97.7.0/24", Tcp, 8443..=8443, 2))
+        .chain(rules("2603:1006::/40", Tcp, 443..=443, 1));
+    let exclusion = |prefix: &str, transport, ports: std::ops::RangeInclusive<u16>| Exclusion {
+        prefix: prefix.parse().unwrap(),
+        transport,
+        first: *ports.start(),
+        last: *ports.end(),
+        exclude: 0,
+    };
+    let exclusions = [
+        exclusion("40.97.0.0/16", Tcp, 443..=443),
+        exclusion("40.98.1.77/32", Tcp, 0..=65_535),
+        exclusion("40.98.1.77/32", Udp, 0..=65_535),
+        exclusion("0.0.0.0/0", Udp, 443..=443),
+        exclusion("2603:1006:8::/48", Tcp, 0..=1023),
+    ];
+    let bench = Bench::of(Table::from_rules_except(rules, exclusions).unwrap());
+    let mut rows = Vec::new();
+    for (transport, destination, reason) in [
+        (Tcp, "40.96.0.1:443", Reason::Matched),
+        (Tcp, "40.96.255.255:443", Reason::Matched),
+        (Tcp, "40.97.0.0:443", Reason::Excluded),
+        (Tcp, "40.97.255.255:443", Reason::Excluded),
+        (Tcp, "40.98.0.0:443", Reason::Matched),
+        (Tcp, "40.97.0.0:80", Reason::Matched),
+        (Tcp, "40.97.0.0:444", Reason::PortNotListed),
+        // A rule inside an exclude: its own port only.
+        (Tcp, "40.97.7.1:443", Reason::Excluded),
+        (Tcp, "40.97.7.1:8443", Reason::Matched),
+        (Tcp, "40.98.1.76:443", Reason::Matched),
+        (Tcp, "40.98.1.77:443", Reason::Excluded),
+        (Tcp, "40.98.1.77:80", Reason::Excluded),
+        (Tcp, "40.98.1.77:81", Reason::PortNotListed),
+        (Tcp, "40.98.1.78:443", Reason::Matched),
+        (Udp, "40.96.0.1:443", Reason::Excluded),
+        (Udp, "40.98.1.77:443", Reason::Excluded),
+        (Udp, "40.96.0.1:444", Reason::PortNotListed),
+        // Where nothing is selected, nothing is excluded.
+        (Udp, "203.0.113.1:443", Reason::NoPrefix),
+        (Tcp, "[2603:1006:7:ffff:ffff:ffff:ffff:ffff]:443", Reason::Matched),
+        (Tcp, "[2603:1006:8::]:443", Reason::Excluded),
+        (Tcp, "[2603:1006:8:ffff:ffff:ffff:ffff:ffff]:443", Reason::Excluded),
+        (Tcp, "[2603:1006:9::]:443", Reason::Matched),
+        (Tcp, "[2603:1006:8::]:80", Reason::PortNotListed),
+    ] {
+        let frame = match transport {
+            Tcp => Frame::tcp(to(destination)),
+            Udp => Frame::udp(to(destination)),
+        };
+        rows.push(row(format!("{transport:?} {destination}"), &frame, reason));
+    }
+    bench.check(&rows);
+}
+
+/// `frame` from `source`.
+fn sent_by(frame: &Frame, source: &str) -> Frame {
+    frame.clone().from(SocketAddr::new(source.parse().unwrap(), 49_152))
+}
+
+#[test]
+fn only_listed_sources_go_direct() {
+    let sources = Sources {
+        prefixes: ["10.1.0.0/16", "10.9.9.9/32", "fd00:1::/32"]
+            .map(|prefix| prefix.parse().unwrap())
+            .into(),
+        interfaces: BTreeSet::new(),
+    };
+    let bench = Bench::of(table().for_sources(sources));
+    let (tcp4, udp4, tcp6) = (tcp4(), udp4(), tcp6());
+    let mut rows = Vec::new();
+    for (frame, source, listed) in [
+        (&tcp4, "10.0.255.255", false),
+        (&tcp4, "10.1.0.0", true),
+        (&udp4, "10.1.255.255", true),
+        (&tcp4, "10.2.0.0", false),
+        (&udp4, "10.9.9.8", false),
+        (&tcp4, "10.9.9.9", true),
+        (&tcp4, "192.0.2.1", false),
+        (&tcp4, "0.0.0.0", false),
+        (&tcp4, "255.255.255.255", false),
+        (&tcp6, "fd00:0:ffff:ffff:ffff:ffff:ffff:ffff", false),
+        (&tcp6, "fd00:1::", true),
+        (&tcp6, "fd00:1:ffff:ffff:ffff:ffff:ffff:ffff", true),
+        (&tcp6, "fd00:2::", false),
+        // Not the IPv4 source of that number.
+        (&tcp6, "::ffff:10.1.0.0", false),
+    ] {
+        let reason = if listed { Reason::Matched } else { Reason::SourceNotListed };
+        let mut frame = sent_by(frame, source);
+        rows.push(row(source, &frame, reason));
+        for tags in 1..=5 {
+            frame = frame.tag(if tags % 2 == 0 { VlanTag::Service } else { VlanTag::Customer }, 7);
+            let reason = if tags > 4 { Reason::TooManyTags } else { reason };
+            rows.push(row(format!("{source} behind {tags} tags"), &frame, reason));
+        }
+    }
+    // Why a packet is inspected anyway comes before who has sent it.
+    for (frame, reason) in [
+        (Frame::tcp(to("40.96.0.1:444")), Reason::PortNotListed),
+        (Frame::tcp(to("203.0.114.1:443")), Reason::NoPrefix),
+    ] {
+        rows.push(row("an unlisted source", &frame, reason));
+        rows.push(row("a listed source", &sent_by(&frame, "10.1.0.1"), reason));
+    }
+    let options = sent_by(&tcp4, "10.1.0.1").options(&[1; 12]);
+    rows.push(row("a listed source with IP options", &options, Reason::Matched));
+    let options = tcp4.clone().options(&[1; 12]);
+    rows.push(row("an unlisted source with IP options", &options, Reason::SourceNotListed));
+    let chain = sent_by(&tcp6, "fd00:1::7").extension(Extension::Destination(0));
+    rows.push(row("a listed source behind an extension", &chain, Reason::Matched));
+    let chain = tcp6.clone().extension(Extension::Destination(0));
+    rows.push(row("an unlisted source with an extension", &chain, Reason::SourceNotListed));
+    bench.check(&rows);
+}
+
+#[test]
+fn a_family_without_a_listed_source_goes_direct_from_nobody() {
+    let sources =
+        Sources { prefixes: ["0.0.0.0/0".parse().unwrap()].into(), interfaces: BTreeSet::new() };
+    let bench = Bench::of(table().for_sources(sources));
+    bench.check(&[
+        row("any IPv4 source", &tcp4(), Reason::Matched),
+        row("any IPv6 source", &tcp6(), Reason::SourceNotListed),
+    ]);
 }
 
 #[test]

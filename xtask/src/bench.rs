@@ -20,6 +20,12 @@ pub(crate) enum Benchmark {
         #[arg(long)]
         quick: bool,
     },
+    /// Seconds and memory that 100,000 own prefixes take from text to publication
+    Scale {
+        /// Print the figures as a JSON object
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Builds the benchmark in release mode and runs it.
@@ -31,9 +37,12 @@ pub(crate) fn run(benchmark: &Benchmark) -> Result<()> {
     if !geteuid().is_root() {
         bail!("benchmarks load BPF programs: run `cargo xtask bench` as root");
     }
-    let Benchmark::Classify { json, quick } = benchmark;
+    let (name, json, quick) = match benchmark {
+        Benchmark::Classify { json, quick } => ("classify", *json, *quick),
+        Benchmark::Scale { json } => ("scale", *json, false),
+    };
     let mut command = cargo();
-    command.args(["bench", "--quiet", "--package", "gateway-user", "--bench", "classify", "--"]);
+    command.args(["bench", "--quiet", "--package", "gateway-user", "--bench", name, "--"]);
     command.args(json.then_some("--json")).args(quick.then_some("--quick"));
     let status = command.stdout(Stdio::inherit()).status().context("cannot run cargo bench")?;
     if status.success() { Ok(()) } else { bail!("the benchmark failed, see above") }

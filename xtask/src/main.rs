@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod fuzz;
 mod lab;
 mod process;
 mod setup;
@@ -31,6 +32,8 @@ enum Verb {
     Test,
     /// Set up, and show Microsoft 365 traffic leaving directly and everything else inspected
     Lab(lab::Args),
+    /// Set up, and run the fuzz targets
+    Fuzz(fuzz::Options),
     /// Set up, and measure
     #[command(subcommand)]
     Bench(bench::Benchmark),
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Setup(options) => setup::run(&options),
         Verb::Check => setup_and_check(),
         Verb::Test => test::run(),
+        Verb::Fuzz(options) => set_up().and_then(|()| fuzz::run(&options)),
         Verb::Bench(benchmark) => set_up().and_then(|()| bench::run(&benchmark)),
         Verb::Lab(args) => lab::run(&args),
     };

@@ -42,7 +42,7 @@ fn main() -> Result<()> {
         // in both columns.
         let cases = cases(&table);
         for (index, table) in [(true, table.clone()), (false, table.without_index())] {
-            let generation = Generation::load(&table, MARK)?;
+            let generation = Generation::load(&table, MARK.into())?;
             for flavour in Flavour::ALL {
                 let mut rig = Rig::new(flavour)?;
                 rig.test(&generation)?;

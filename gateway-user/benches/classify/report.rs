@@ -104,7 +104,7 @@ impl fmt::Display for Row {
 impl TableCost {
     /// Publishes `table` on an interface of its own, once.
     pub(crate) fn measure(table: &Table, prefixes: usize) -> Result<Self> {
-        let generation = Generation::load(table, MARK)?;
+        let generation = Generation::load(table, MARK.into())?;
         Ok(Self {
             prefixes,
             load_to_publish_ms: round(load_to_publish(table)?.as_secs_f64() * 1_000.0),

@@ -1,6 +1,7 @@
 //! An interface of the benchmark's own to publish on.
 
 use anyhow::{Context as _, Result};
+use gateway_user::config::Mode;
 use gateway_user::datapath::{
     Blueprint, FeedIdentity, HookRequest, Interface, TcCarrier, XdpRequest,
 };
@@ -39,8 +40,10 @@ pub(crate) fn blueprint(table: Table) -> Blueprint {
     Blueprint {
         table,
         mark: MARK,
+        mode: Mode::Mark,
         feed: FeedIdentity { instance: None, version: None, digest: String::new() },
         sets: Vec::new(),
+        own: Vec::new(),
     }
 }
 

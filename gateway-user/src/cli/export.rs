@@ -32,13 +32,13 @@ pub struct ExportArgs {
     out: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &ExportArgs) -> Result<(), Failure> {
+pub(super) fn run(arguments: &ExportArgs, state_dir: &Path) -> Result<(), Failure> {
     let ExportArgs { format, proxy, input, out } = arguments;
     if proxy.is_some() && *format != Format::Pac {
         let problem = "--proxy goes with --format pac only; leave it out";
         return Err(Failure::new(Exit::Usage, problem));
     }
-    let Loaded { policy, snapshot, compiled } = input.load()?;
+    let Loaded { policy, snapshot, compiled, .. } = input.load(state_dir)?;
     let export = Export::new(&snapshot, &policy, &compiled);
     let text = export.render(*format, proxy.as_ref())?;
     match out {

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Config, FeedSource};
+use crate::config::{self, Config, FeedSource, Mode};
 use crate::exit::{Exit, Failure};
-use crate::feed::{self, Snapshot};
+use crate::feed::{self, Snapshot, Store};
 use crate::policy::{self, Compiled, Policy};
 
 /// Where policy and feed come from.
@@ -22,37 +22,52 @@ pub(super) struct Input {
 /// A policy, a feed, and both compiled.
 pub(super) struct Loaded {
     pub(super) policy: Policy,
+    /// Whether a daemon with this configuration marks.
+    pub(super) mode: Mode,
     pub(super) snapshot: Snapshot,
     pub(super) compiled: Compiled,
 }
 
 impl Input {
-    /// Reads and compiles. Without a configuration the default policy holds.
-    pub(super) fn load(&self) -> Result<Loaded, Failure> {
-        let config = self.config()?;
-        let source = config.as_ref().map(|config| &config.feed);
-        let snapshot = match (&self.feed, source) {
-            (Some(path), _) | (None, Some(FeedSource::File(path))) => feed::read(path)?,
-            (None, Some(FeedSource::Embedded) | None) => feed::embedded()?,
+    /// Reads and compiles. Without a configuration the default policy holds. Of a source in the
+    /// network it is the last good feed in `state_dir`, where that may be read.
+    pub(super) fn load(&self, state_dir: &Path) -> Result<Loaded, Failure> {
+        let config = config(self.config.as_deref())?;
+        let snapshot = match (&self.feed, config.as_ref().map(|config| &config.feed)) {
+            (Some(path), _) => feed::read(path)?,
+            (None, Some(source)) => at_hand(source, state_dir)?,
+            (None, None) => feed::embedded()?,
         };
-        let policy = config.map(|config| config.policy).unwrap_or_default();
+        let (policy, mode) = config.map(|config| (config.policy, config.mode)).unwrap_or_default();
         let compiled = policy::compile(&snapshot, &policy)?;
-        Ok(Loaded { policy, snapshot, compiled })
+        Ok(Loaded { policy, mode, snapshot, compiled })
     }
+}
 
-    fn config(&self) -> Result<Option<Config>, Failure> {
-        if let Some(path) = &self.config {
-            return Ok(Some(Config::read(path)?));
-        }
-        let path = Path::new(config::DEFAULT_PATH);
-        // Not `exists`: a file that may not be seen would pass for none, and the answer would be
-        // about another policy.
-        match path.try_exists() {
-            Ok(true) => Ok(Some(Config::read(path)?)),
-            Ok(false) => Ok(None),
-            Err(error) => {
-                Err(Failure::new(Exit::Config, format_args!("{}: {error}", path.display())))
-            }
-        }
+/// The feed that a daemon with this source begins with.
+fn at_hand(source: &FeedSource, state_dir: &Path) -> Result<Snapshot, Failure> {
+    let last_good = Store::peek(state_dir).last_good().snapshot;
+    feed::at_hand(source, last_good.as_ref(), None)?.ok_or_else(|| {
+        let problem = format_args!(
+            "the feed of {source} is neither in the binary nor in {}; `breakout365 feed fetch \
+             --out FILE`, then --feed FILE",
+            state_dir.display()
+        );
+        Failure::new(Exit::Feed, problem)
+    })
+}
+
+/// The configuration at `path`, or else the one in the usual place, if there is one.
+pub(super) fn config(path: Option<&Path>) -> Result<Option<Config>, Failure> {
+    if let Some(path) = path {
+        return Ok(Some(Config::read(path)?));
+    }
+    let path = Path::new(config::DEFAULT_PATH);
+    // Not `exists`: a file that may not be seen would pass for none, and the answer would be
+    // about another policy.
+    match path.try_exists() {
+        Ok(true) => Ok(Some(Config::read(path)?)),
+        Ok(false) => Ok(None),
+        Err(error) => Err(Failure::new(Exit::Config, format_args!("{}: {error}", path.display()))),
     }
 }

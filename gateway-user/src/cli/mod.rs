@@ -1,11 +1,14 @@
 //! The verbs of `breakout365`, one file each.
 
+mod control;
 mod down;
 mod explain;
 mod export;
 mod feed;
 mod input;
 mod output;
+mod plan;
+pub mod plan_text;
 mod policy;
 mod replay;
 mod run;
@@ -28,6 +31,14 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/breakout365")]
     pub pins: PathBuf,
 
+    /// Directory for what outlives the daemon: last good feed, journal
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/breakout365")]
+    pub state_dir: PathBuf,
+
+    /// Directory of the daemon's sockets
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/breakout365")]
+    pub run_dir: PathBuf,
+
     /// What to do
     #[command(subcommand)]
     pub verb: Verb,
@@ -48,6 +59,17 @@ pub enum Verb {
     /// What the policy makes of the feed.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    /// What waits for a person, and what a reload would change.
+    #[command(subcommand)]
+    Plan(plan::PlanVerb),
+    /// Take the configuration into use.
+    Reload(control::ReloadArgs),
+    /// Take the configuration into use, on trial.
+    Apply(control::ApplyArgs),
+    /// Keep what was applied.
+    Confirm(control::ConfirmArgs),
+    /// Go to the generation before.
+    Rollback(control::RollbackArgs),
     /// What goes direct, for the programs that stand beside a gateway.
     Export(export::ExportArgs),
     /// What would become of the packets of a capture.
@@ -78,13 +100,18 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<(), Failure> {
     let pins = Pins::new(&cli.pins);
     match &cli.verb {
-        Verb::Run(args) => run::run(args, &pins),
-        Verb::Status(args) => status::run(args, &pins),
-        Verb::Explain(args) => explain::run(args, &pins),
-        Verb::Feed(verb) => feed::run(verb),
-        Verb::Policy(verb) => policy::run(verb),
-        Verb::Export(args) => export::run(args),
-        Verb::Replay(args) => replay::run(args),
+        Verb::Run(args) => run::run(args, cli),
+        Verb::Status(args) => status::run(args, &pins, &cli.run_dir),
+        Verb::Explain(args) => explain::run(args, &pins, &cli.state_dir),
+        Verb::Feed(verb) => feed::run(verb, &cli.state_dir),
+        Verb::Policy(verb) => policy::run(verb, &cli.state_dir),
+        Verb::Plan(verb) => verb.run(&cli.run_dir),
+        Verb::Reload(args) => args.run(&cli.run_dir),
+        Verb::Apply(args) => args.run(&cli.run_dir),
+        Verb::Confirm(args) => args.run(&cli.run_dir),
+        Verb::Rollback(args) => args.run(&cli.run_dir),
+        Verb::Export(args) => export::run(args, &cli.state_dir),
+        Verb::Replay(args) => replay::run(args, &cli.state_dir),
         Verb::Down(args) => down::run(args, &pins),
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::path::PathBuf;
 
 use gateway_common::Reason;
@@ -36,8 +37,8 @@ pub struct ReplayArgs {
     json: bool,
 }
 
-pub(super) fn run(arguments: &ReplayArgs) -> Result<(), Failure> {
-    let loaded = arguments.input.load()?;
+pub(super) fn run(arguments: &ReplayArgs, state_dir: &Path) -> Result<(), Failure> {
+    let loaded = arguments.input.load(state_dir)?;
     let path = arguments.capture.display();
     let failed = |problem: &dyn std::fmt::Display| {
         Failure::new(Exit::Capture, format_args!("{path}: {problem}"))

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
+use super::Cli;
 use crate::daemon::{self, Settings};
 use crate::datapath::Pins;
 use crate::exit::Failure;
@@ -26,7 +27,7 @@ pub struct RunArgs {
 /// # Errors
 ///
 /// As [`daemon::run`].
-pub(super) fn run(args: &RunArgs, pins: &Pins) -> Result<(), Failure> {
+pub(super) fn run(args: &RunArgs, cli: &Cli) -> Result<(), Failure> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -34,6 +35,15 @@ pub(super) fn run(args: &RunArgs, pins: &Pins) -> Result<(), Failure> {
         .with_target(false)
         .without_time()
         .init();
-    let settings = Settings { config: args.config.clone(), pins: pins.clone() };
-    super::runtime()?.block_on(daemon::run(&settings))
+    let settings = Settings {
+        config: args.config.clone(),
+        pins: Pins::new(&cli.pins),
+        state_dir: cli.state_dir.clone(),
+        run_dir: cli.run_dir.clone(),
+    };
+    let runtime = super::runtime()?;
+    let outcome = runtime.block_on(daemon::run(&settings));
+    // A resolver that does not answer would keep the process until it gives up.
+    runtime.shutdown_background();
+    outcome
 }

@@ -1,6 +1,7 @@
 //! `status`: what is loaded, where it is attached, and what it has decided.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use clap::Args;
 use gateway_common::Reason;
@@ -8,8 +9,10 @@ use gateway_common::abi::Counter;
 use serde::Serialize;
 
 use super::output;
-use crate::datapath::{Attached, Counts, FeedIdentity, Loaded, Manifest, Pins, attached};
+use crate::config::Mode;
+use crate::datapath::{Attached, Counts, FeedIdentity, Loaded, Manifest, Pins, Scope, attached};
 use crate::exit::Failure;
+use crate::observe::{self, Observation};
 use crate::policy::SetId;
 
 /// Show the published generation, its hooks and its counters
@@ -28,13 +31,19 @@ struct Status {
     loaded_at: u64,
     /// Whether a daemon holds the pins.
     daemon_running: bool,
+    /// What the daemon says of itself; `None` where none answers.
+    daemon: Option<Observation>,
     feed: FeedIdentity,
     mark: MarkBits,
+    /// `mark`, or `shadow`: nothing is marked.
+    mode: Mode,
     prefixes: Prefixes,
+    sources: Scope,
     hooks: Vec<Attached>,
     verdicts: Verdicts,
     reasons: Vec<ReasonCount>,
     sets: Vec<SetCount>,
+    own: Vec<OwnCount>,
     metadata: MetadataCounts,
 }
 
@@ -78,6 +87,13 @@ struct SetCount {
     count: Count,
 }
 
+#[derive(Debug, Serialize)]
+struct OwnCount {
+    name: String,
+    #[serde(flatten)]
+    count: Count,
+}
+
 /// What became of XDP's proposals.
 #[derive(Debug, Serialize)]
 struct MetadataCounts {
@@ -105,13 +121,19 @@ impl Count {
 /// # Errors
 ///
 /// Nothing is loaded, or the pins cannot be read.
-pub(super) fn run(args: &StatusArgs, pins: &Pins) -> Result<(), Failure> {
+pub(super) fn run(args: &StatusArgs, pins: &Pins, run_dir: &Path) -> Result<(), Failure> {
+    let daemon = observe::read(run_dir)?;
     let loaded = Loaded::open(pins)?;
-    let status = status(pins, loaded.manifest(), &loaded.counts()?)?;
+    let status = status(pins, loaded.manifest(), &loaded.counts()?, daemon)?;
     if args.json { output::json(&status) } else { output::text(&text(&status)) }
 }
 
-fn status(pins: &Pins, manifest: &Manifest, counts: &Counts) -> Result<Status, Failure> {
+fn status(
+    pins: &Pins,
+    manifest: &Manifest,
+    counts: &Counts,
+    daemon: Option<Observation>,
+) -> Result<Status, Failure> {
     let decided = counts.decided();
     let reasons: Vec<ReasonCount> = Reason::ALL
         .into_iter()
@@ -138,18 +160,30 @@ fn status(pins: &Pins, manifest: &Manifest, counts: &Counts) -> Result<Status, F
             count: by_set.get(&set.id).copied().unwrap_or_default(),
         })
         .collect();
+    let own = manifest
+        .own
+        .iter()
+        .map(|own| OwnCount {
+            name: own.name.clone(),
+            count: by_set.get(&own.id).copied().unwrap_or_default(),
+        })
+        .collect();
     Ok(Status {
         generation: manifest.generation,
         breakout365: manifest.breakout365.clone(),
         loaded_at: manifest.loaded_at,
         daemon_running: pins.is_locked(),
+        daemon,
         feed: manifest.feed.clone(),
         mark: MarkBits { value: manifest.mark_value, mask: manifest.mark_mask },
+        mode: manifest.mode,
         prefixes: Prefixes { ipv4: manifest.prefixes_v4, ipv6: manifest.prefixes_v6 },
+        sources: manifest.sources.clone(),
         hooks: attached(pins)?,
         verdicts: Verdicts { direct: decided.reason(Reason::Matched).into(), inspect },
         reasons,
         sets,
+        own,
         metadata: MetadataCounts {
             accepted: counts.tc_behind_xdp.metadata_accepted().into(),
             unsupported: counts.xdp.metadata_unsupported().into(),
@@ -171,6 +205,13 @@ fn text(status: &Status) -> String {
         ),
         format!("daemon  {}", if status.daemon_running { "running" } else { "not running" }),
     ];
+    lines.extend(status.daemon.iter().flat_map(daemon_lines));
+    if status.mode == Mode::Shadow {
+        lines.push("mode    shadow: direct packets are counted, none is marked".to_owned());
+    }
+    if status.sources != Scope::default() {
+        lines.push(format!("sources {}", status.sources));
+    }
     lines.extend(status.hooks.iter().map(|hook| format!("hook    {hook}")));
     if status.hooks.is_empty() {
         lines.push("hook    none: no interface is attached, everything is inspected".to_owned());
@@ -202,6 +243,13 @@ fn text(status: &Status) -> String {
         ]);
     }
     lines.push(sets.to_string());
+    let mut own = output::table(&["include", "packets", "bytes"]);
+    for OwnCount { name, count } in &status.own {
+        own.add_row([name.clone(), count.packets.to_string(), count.bytes.to_string()]);
+    }
+    if own.row_count() > 0 {
+        lines.push(own.to_string());
+    }
     if status.metadata.unsupported.packets > 0 {
         lines.push(format!(
             "{} packets without XDP metadata: the driver has none, tc classified them",
@@ -209,4 +257,36 @@ fn text(status: &Status) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// Where the feed stands and what waits for a person; nothing where all is as it should be.
+fn daemon_lines(daemon: &Observation) -> Vec<String> {
+    let feed = &daemon.feed;
+    let mut lines = vec![format!("source  {}", feed.source)];
+    if let Some(success) = &feed.last_success {
+        let next = feed.next_check.as_deref().unwrap_or("never");
+        lines.push(format!("checked {success}, next {next}"));
+    }
+    if feed.stale {
+        let kept = if feed.inspecting { "everything is inspected" } else { "the last one is kept" };
+        lines.push(format!("STALE   the feed was not checked within max-age; {kept}"));
+    }
+    lines.extend(feed.problem.iter().map(|problem| format!("feed    {problem}")));
+    lines.extend(
+        feed.held.iter().map(|held| {
+            format!("held    set {}: {} until {}", held.set, held.prefix, held.effective)
+        }),
+    );
+    if let Some(pending) = &daemon.pending {
+        lines.push(format!(
+            "PLAN    {} waits since {}: {}",
+            pending.id, pending.since, pending.summary
+        ));
+        lines.extend(pending.refusals.iter().map(|refusal| format!("        {refusal}")));
+    }
+    if let Some(until) = &daemon.confirm_until {
+        lines.push(format!("TRIAL   `breakout365 confirm` before {until}, or it goes back"));
+    }
+    lines.extend(daemon.problem.iter().map(|problem| format!("PROBLEM {problem}")));
+    lines
 }

@@ -1,15 +1,18 @@
 //! What the configuration file says: the shape of the TOML, every value with its place.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 use toml::Spanned;
+
+use super::feed::Feed;
+use super::own::{ExcludeSpec, IncludeSpec, SourcesSpec};
 
 /// The whole file. A key that is not here is refused.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct File {
     pub(super) version: Spanned<i64>,
+    #[serde(default)]
+    pub(super) mode: Mode,
     #[serde(default)]
     pub(super) on_stop: OnStop,
     #[serde(default)]
@@ -19,6 +22,17 @@ pub(super) struct File {
     pub(super) policy: Policy,
     #[serde(default)]
     pub(super) feed: Feed,
+    #[serde(default)]
+    pub(super) guards: super::guards::Spec,
+}
+
+/// `mode`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mode {
+    #[default]
+    Mark,
+    Shadow,
 }
 
 /// `on-stop`.
@@ -71,11 +85,9 @@ pub(super) struct Policy {
     pub(super) exclude_sets: Vec<Spanned<u32>>,
     pub(super) ipv4: Option<Spanned<bool>>,
     pub(super) ipv6: Option<Spanned<bool>>,
-}
-
-/// `[feed]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct Feed {
-    pub(super) file: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(super) include: Vec<IncludeSpec>,
+    #[serde(default)]
+    pub(super) exclude: Vec<ExcludeSpec>,
+    pub(super) sources: Option<Spanned<SourcesSpec>>,
 }

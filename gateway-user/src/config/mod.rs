@@ -1,11 +1,19 @@
 //! The configuration file: what it says (strict TOML) and what it means (validated).
 
+mod feed;
 mod file;
+mod guards;
+mod own;
 mod validate;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Guards;
 use crate::policy::Policy;
+
+pub use feed::{FeedOptions, FeedSource, HoldAdditions, Instance, OnStale, UnknownInstance};
 
 /// Where the configuration is when the command line does not say.
 pub const DEFAULT_PATH: &str = "/etc/breakout365/config.toml";
@@ -17,12 +25,18 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The bits that say Direct.
     pub mark: Mark,
+    /// Whether they are set.
+    pub mode: Mode,
     /// What goes direct.
     pub policy: Policy,
     /// What the daemon does with the data plane when it is stopped.
     pub on_stop: OnStop,
     /// Where the feed comes from.
     pub feed: FeedSource,
+    /// How it is kept up to date.
+    pub feed_options: FeedOptions,
+    /// The limits that refuse a plan.
+    pub guards: Guards,
 }
 
 impl Config {
@@ -101,6 +115,28 @@ impl Default for Mark {
     }
 }
 
+/// What becomes of Direct packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// They are counted and marked.
+    #[default]
+    Mark,
+    /// They are counted only: what marking would do, without doing it.
+    Shadow,
+}
+
+impl Mode {
+    /// Its name in the configuration, JSON and text.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mark => "mark",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
 /// What happens to the data plane on SIGTERM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnStop {
@@ -109,14 +145,4 @@ pub enum OnStop {
     Keep,
     /// It is taken back as `breakout365 down` does.
     Detach,
-}
-
-/// Where the feed comes from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum FeedSource {
-    /// The snapshot in the binary.
-    #[default]
-    Embedded,
-    /// A file of the web service's shape.
-    File(PathBuf),
 }

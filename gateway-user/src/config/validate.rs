@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::file::{self, File};
-use super::{Config, ConfigError, FeedSource, HookMode, Interface, Mark, OnStop};
+use super::{Config, ConfigError, HookMode, Interface, Mark, Mode, OnStop, guards, own};
 use crate::feed::Category;
 use crate::policy::Policy;
 
@@ -25,26 +25,39 @@ pub(super) fn validate(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let problem = format_args!("{version} is not supported; this binary reads {VERSION}");
         return Err(source.refuse(&file.version, "version", problem));
     }
+    let (feed, feed_options) = super::feed::feed(&source, &file.feed)?;
+    let interfaces = interfaces(&source, file.interface)?;
     Ok(Config {
-        interfaces: interfaces(&source, file.interface)?,
         mark: mark(&source, file.mark)?,
-        policy: policy(&source, file.policy)?,
+        mode: match file.mode {
+            file::Mode::Mark => Mode::Mark,
+            file::Mode::Shadow => Mode::Shadow,
+        },
+        policy: policy(&source, file.policy, &interfaces)?,
+        interfaces,
         on_stop: match file.on_stop {
             file::OnStop::Keep => OnStop::Keep,
             file::OnStop::Detach => OnStop::Detach,
         },
-        feed: feed(&source, file.feed)?,
+        feed,
+        feed_options,
+        guards: guards::guards(&source, file.guards)?,
     })
 }
 
 /// The text, for line numbers, and its name.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     text: &'a str,
-    path: &'a Path,
+    pub(super) path: &'a Path,
 }
 
 impl Source<'_> {
-    fn refuse<T>(&self, at: &Spanned<T>, field: &str, problem: impl Display) -> ConfigError {
+    pub(super) fn refuse<T>(
+        &self,
+        at: &Spanned<T>,
+        field: &str,
+        problem: impl Display,
+    ) -> ConfigError {
         let place = format!("{}:{}", self.path.display(), self.line(&at.span()));
         ConfigError { place, problem: format!("{field}: {problem}") }
     }
@@ -61,7 +74,7 @@ impl Source<'_> {
         ConfigError { place, problem: format!("`{source}`: {message}") }
     }
 
-    fn line(&self, span: &Range<usize>) -> usize {
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
         let before = self.text.bytes().take(span.start);
         before.filter(|byte| *byte == b'\n').count().saturating_add(1)
     }
@@ -127,19 +140,25 @@ fn mark(source: &Source<'_>, spec: Option<file::Mark>) -> Result<Mark, ConfigErr
     Ok(Mark { value, mask })
 }
 
-fn policy(source: &Source<'_>, spec: file::Policy) -> Result<Policy, ConfigError> {
+fn policy(
+    source: &Source<'_>,
+    spec: file::Policy,
+    interfaces: &[Interface],
+) -> Result<Policy, ConfigError> {
     let default = Policy::default();
     let include_sets: BTreeSet<u32> = spec.include_sets.into_iter().collect();
     if let Some(both) = spec.exclude_sets.iter().find(|id| include_sets.contains(id.get_ref())) {
         let problem = format_args!("set {} is in include-sets too; take one out", both.get_ref());
         return Err(source.refuse(both, "policy.exclude-sets", problem));
     }
+    let (includes, excludes) = own::entries(source, spec.include, spec.exclude)?;
+    let named = !include_sets.is_empty() || !includes.is_empty();
     let categories = match spec.categories {
-        Some(list) => categories(source, &list, &include_sets)?,
+        Some(list) => categories(source, &list, named)?,
         None => default.categories,
     };
     let service_areas = match spec.service_areas {
-        Some(list) if list.get_ref().is_empty() && include_sets.is_empty() => {
+        Some(list) if list.get_ref().is_empty() && !named => {
             let problem = "empty, and no include-sets: nothing would go direct";
             return Err(source.refuse(&list, "policy.service-areas", problem));
         }
@@ -161,16 +180,19 @@ fn policy(source: &Source<'_>, spec: file::Policy) -> Result<Policy, ConfigError
         exclude_sets: spec.exclude_sets.into_iter().map(Spanned::into_inner).collect(),
         ipv4: is_on(&spec.ipv4),
         ipv6: is_on(&spec.ipv6),
+        includes,
+        excludes,
+        sources: own::sources(source, spec.sources, interfaces)?,
     })
 }
 
 fn categories(
     source: &Source<'_>,
     list: &Spanned<Vec<Spanned<String>>>,
-    include_sets: &BTreeSet<u32>,
+    named: bool,
 ) -> Result<BTreeSet<Category>, ConfigError> {
     let field = "policy.categories";
-    if list.get_ref().is_empty() && include_sets.is_empty() {
+    if list.get_ref().is_empty() && !named {
         let problem = "empty, and no include-sets: nothing would go direct";
         return Err(source.refuse(list, field, problem));
     }
@@ -185,16 +207,6 @@ fn categories(
         .collect()
 }
 
-fn feed(source: &Source<'_>, feed: file::Feed) -> Result<FeedSource, ConfigError> {
-    let Some(file) = feed.file else { return Ok(FeedSource::Embedded) };
-    if file.get_ref().as_os_str().is_empty() {
-        let problem = "empty; leave it out for the feed in the binary";
-        return Err(source.refuse(&file, "feed.file", problem));
-    }
-    let directory = source.path.parent().unwrap_or(Path::new(""));
-    Ok(FeedSource::File(directory.join(file.into_inner())))
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -202,6 +214,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::{FeedOptions, FeedSource};
+    use crate::plan::Guards;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("/etc/b/c.toml")).map_err(|error| error.to_string())
@@ -220,9 +234,12 @@ mod tests {
             Config {
                 interfaces: vec![Interface { name: "lan0".into(), hook: HookMode::Auto }],
                 mark: Mark { value: 0x0100_0000, mask: 0x0100_0000 },
+                mode: Mode::Mark,
                 policy: Policy::default(),
                 on_stop: OnStop::Keep,
                 feed: FeedSource::Embedded,
+                feed_options: FeedOptions::default(),
+                guards: Guards::default(),
             }
         );
     }
@@ -232,6 +249,7 @@ mod tests {
         let config = parse(
             r#"
             version = 1
+            mode = "shadow"
             on-stop = "detach"
             [[interface]]
             name = "lan0"
@@ -268,6 +286,7 @@ mod tests {
                     interface("wg0", HookMode::Generic),
                 ],
                 mark: Mark { value: 0x10, mask: 0x30 },
+                mode: Mode::Shadow,
                 policy: Policy {
                     categories: [Category::Optimize, Category::Allow].into(),
                     service_areas: Some(["Exchange".into()].into()),
@@ -276,9 +295,12 @@ mod tests {
                     exclude_sets: [9, 10].into(),
                     ipv4: false,
                     ipv6: true,
+                    ..Policy::default()
                 },
                 on_stop: OnStop::Detach,
                 feed: FeedSource::File(PathBuf::from("/etc/b/feed.json")),
+                feed_options: FeedOptions::default(),
+                guards: Guards::default(),
             }
         );
     }

@@ -1,13 +1,14 @@
 //! From a table to a published generation, all steps in order.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::publish::{announce, publish};
 use super::{
-    Attached, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest, SelfTestReport,
-    SetIdentity, Step, self_test,
+    Attached, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest, OwnIdentity,
+    Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
 };
-use crate::config::Mark;
+use crate::config::{Mark, Mode};
 use crate::policy::Table;
 
 /// What a generation is made from.
@@ -17,10 +18,14 @@ pub struct Blueprint {
     pub table: Table,
     /// The bits that say Direct.
     pub mark: Mark,
+    /// Whether they are set.
+    pub mode: Mode,
     /// The feed the table was compiled from.
     pub feed: FeedIdentity,
     /// The selected endpoint sets.
     pub sets: Vec<SetIdentity>,
+    /// The selected own includes.
+    pub own: Vec<OwnIdentity>,
 }
 
 /// A generation that was just published.
@@ -49,7 +54,18 @@ pub fn bring_up(
 ) -> Result<Published, DatapathError> {
     announce(before, &Step::Load)?;
     let table = &blueprint.table;
-    let mut generation = Generation::load(table, blueprint.mark)?;
+    let listed = &table.sources().interfaces;
+    let indexes: BTreeMap<String, u32> = hooks
+        .iter()
+        .filter(|hook| listed.contains(&hook.interface.name))
+        .map(|hook| (hook.interface.name.clone(), hook.interface.index))
+        .collect();
+    let sources = Scope {
+        prefixes: table.sources().prefixes.clone(),
+        interfaces: listed.iter().map(|name| (name.clone(), indexes.get(name).copied())).collect(),
+    };
+    let setting = Setting { mark: blueprint.mark, mode: blueprint.mode, ingress: indexes };
+    let mut generation = Generation::load(table, setting)?;
     announce(before, &Step::SelfTest)?;
     let report = self_test(&mut generation, table)?;
     let count = |v6| {
@@ -64,10 +80,13 @@ pub fn bring_up(
         table: table.digest(),
         mark_value: blueprint.mark.value,
         mark_mask: blueprint.mark.mask,
+        mode: blueprint.mode,
         prefixes_v4: count(false),
         prefixes_v6: count(true),
         sets: blueprint.sets.clone(),
+        own: blueprint.own.clone(),
         groups: table.groups().to_vec(),
+        sources,
     };
     let attached = publish(lock, &mut generation, &manifest, hooks, before)?;
     Ok(Published { manifest, attached, self_test: report, generation })

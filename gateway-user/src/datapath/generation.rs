@@ -5,30 +5,21 @@ use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
-use std::thread::sleep;
-use std::time::Duration;
 
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{MapError, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::util::{KernelVersion, nr_cpus};
-use aya::{Ebpf, EbpfLoader, Pod};
-use gateway_common::abi::{BLOCK_ENTRIES, COUNTER_FIRST_GROUP, PortRange, PortSet, Slot};
+use aya::{Ebpf, EbpfLoader};
+use gateway_common::abi::{COUNTER_FIRST_GROUP, Slot};
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::{DatapathError, Manifest};
-use crate::config::Mark;
+use super::{DatapathError, Manifest, fill};
+use crate::config::{Mark, Mode};
 use crate::policy::Table;
 
 /// The BPF object, built from `gateway-ebpf` by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/breakout365-ebpf"));
-
-/// Attempts at inserting a prefix while the kernel says ENOMEM. A fresh trie allocates its nodes
-/// from a per-CPU cache that is refilled in the background (kernel commit 3d8dc43eb2a3), so a
-/// moment later there is memory.
-const INSERT_ATTEMPTS: u32 = 200;
-const INSERT_PAUSE: Duration = Duration::from_micros(200);
 
 /// The programs of the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,29 +68,49 @@ pub(super) const COUNTER_MAPS: [&str; 3] = ["COUNT_XDP", "COUNT_TC_XDP", "COUNT_
 /// File name of the manifest under a generation's directory.
 pub(super) const MANIFEST: &str = "manifest";
 
+/// What a generation is loaded with besides its table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Setting {
+    /// The bits that say Direct.
+    pub mark: Mark,
+    /// Whether they are set.
+    pub mode: Mode,
+    /// Indexes of the interfaces that the table's sources list, as far as they exist.
+    pub ingress: BTreeMap<String, u32>,
+}
+
+/// The default but for the mark.
+impl From<Mark> for Setting {
+    fn from(mark: Mark) -> Self {
+        Self { mark, ..Self::default() }
+    }
+}
+
 /// A table in the kernel, filled and verified, not yet attached to anything.
 pub struct Generation {
     ebpf: Ebpf,
     programs: Vec<Program>,
-    mark: Mark,
+    setting: Setting,
 }
 
 impl Generation {
-    /// Loads the object with `table` and `mark`, fills its maps and reads every prefix back.
+    /// Loads the object with `table` and `setting`, fills its maps and reads every prefix back.
     ///
     /// # Errors
     ///
     /// [`DatapathError::Load`], [`DatapathError::Fill`] or [`DatapathError::Verify`]; nothing of
     /// the attempt stays in the kernel.
-    pub fn load(table: &Table, mark: Mark) -> Result<Self, DatapathError> {
-        let mut generation = Self::load_empty(table, mark)?;
-        generation.fill(table)?;
-        generation.verify(table)?;
+    pub fn load(table: &Table, setting: Setting) -> Result<Self, DatapathError> {
+        let mut generation = Self::load_empty(table, setting)?;
+        fill::fill(&mut generation.ebpf, table, &generation.setting.ingress)?;
+        fill::verify(&mut generation.ebpf, table)?;
         Ok(generation)
     }
 
-    fn load_empty(table: &Table, mark: Mark) -> Result<Self, DatapathError> {
-        let (v4, v6) = prefixes_by_family(table);
+    fn load_empty(table: &Table, setting: Setting) -> Result<Self, DatapathError> {
+        let (v4, v6) = by_family(table.prefixes().map(|(prefix, _)| prefix));
+        let (sources_v4, sources_v6) = by_family(table.sources().prefixes.iter().copied());
+        let scoped = u32::from(table.sources().are_listed());
         let capacity = |need: usize| {
             u32::try_from(need.saturating_mul(2).max(16)).map_err(|error| load("table size", error))
         };
@@ -111,14 +122,24 @@ impl Generation {
         // smaller than one index. Where it may not be raised, loading says what is missing.
         let unlimited = nix::sys::resource::RLIM_INFINITY;
         setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited).ok();
+        // In shadow, Direct packets keep their way through all programs, and what says so in the
+        // end is no bit at all.
+        let mark_value = match setting.mode {
+            Mode::Mark => setting.mark.value,
+            Mode::Shadow => 0,
+        };
         let mut loader = EbpfLoader::new();
         loader
-            .override_global("MARK_VALUE", &mark.value, true)
-            .override_global("MARK_MASK", &mark.mask, true)
+            .override_global("MARK_VALUE", &mark_value, true)
+            .override_global("MARK_MASK", &setting.mark.mask, true)
+            .override_global("SCOPED", &scoped, true)
             .override_global("INDEX_V4", index_v4.as_slice(), true)
             .override_global("INDEX_V6", index_v6.as_slice(), true)
             .map_max_entries("TRIE_V4", capacity(v4)?)
             .map_max_entries("TRIE_V6", capacity(v6)?)
+            .map_max_entries("SOURCES_V4", capacity(sources_v4)?)
+            .map_max_entries("SOURCES_V6", capacity(sources_v6)?)
+            .map_max_entries("INGRESS", entries(setting.ingress.len())?)
             .map_max_entries("BLOCKS", entries(table.blocks().len())?)
             .map_max_entries("PORT_SETS", entries(table.port_sets().len())?);
         for map in COUNTER_MAPS {
@@ -140,62 +161,14 @@ impl Generation {
             };
             outcome.map_err(|error| load(program.name(), chain(&error)))?;
         }
-        Ok(Self { ebpf, programs, mark })
-    }
-
-    fn fill(&mut self, table: &Table) -> Result<(), DatapathError> {
-        let mut port_sets: Array<_, [[u16; 4]; 32]> = self.map("PORT_SETS")?;
-        for (id, port_set) in (0..).zip(table.port_sets()) {
-            port_sets
-                .set(id, port_set_words(port_set), 0)
-                .map_err(|error| fill("PORT_SETS", &error))?;
-        }
-        let mut blocks: Array<_, [u16; BLOCK_ENTRIES]> = self.map("BLOCKS")?;
-        for (id, block) in (0..).zip(table.blocks()) {
-            blocks.set(id, block, 0).map_err(|error| fill("BLOCKS", &error))?;
-        }
-        let mut trie: LpmTrie<_, [u8; 4], u32> = self.map("TRIE_V4")?;
-        for (prefix, port_set) in table.prefixes() {
-            if let IpNet::V4(prefix) = prefix {
-                let key = Key::new(u32::from(prefix.prefix_len()), prefix.addr().octets());
-                insert(&mut trie, "TRIE_V4", &key, port_set)?;
-            }
-        }
-        let mut trie: LpmTrie<_, [u8; 16], u32> = self.map("TRIE_V6")?;
-        for (prefix, port_set) in table.prefixes() {
-            if let IpNet::V6(prefix) = prefix {
-                let key = Key::new(u32::from(prefix.prefix_len()), prefix.addr().octets());
-                insert(&mut trie, "TRIE_V6", &key, port_set)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks every prefix up: an insert that reported success is not trusted.
-    fn verify(&mut self, table: &Table) -> Result<(), DatapathError> {
-        let trie: LpmTrie<_, [u8; 4], u32> = self.map("TRIE_V4")?;
-        for (prefix, port_set) in table.prefixes() {
-            if let IpNet::V4(v4) = prefix {
-                let key = Key::new(u32::from(v4.prefix_len()), v4.addr().octets());
-                verify_entry(prefix, port_set, trie.get(&key, 0))?;
-            }
-        }
-        let trie: LpmTrie<_, [u8; 16], u32> = self.map("TRIE_V6")?;
-        for (prefix, port_set) in table.prefixes() {
-            if let IpNet::V6(v6) = prefix {
-                let key = Key::new(u32::from(v6.prefix_len()), v6.addr().octets());
-                verify_entry(prefix, port_set, trie.get(&key, 0))?;
-            }
-        }
-        Ok(())
+        Ok(Self { ebpf, programs, setting })
     }
 
     fn map<'a, M>(&'a mut self, name: &'static str) -> Result<M, DatapathError>
     where
         M: TryFrom<&'a mut aya::maps::Map, Error = MapError>,
     {
-        let map = self.ebpf.map_mut(name).ok_or_else(|| load(name, "not in the object"))?;
-        M::try_from(map).map_err(|error| fill(name, &error))
+        fill::map(&mut self.ebpf, name)
     }
 
     /// The programs this kernel could load.
@@ -204,10 +177,10 @@ impl Generation {
         &self.programs
     }
 
-    /// The bits it was loaded with.
+    /// What it was loaded with.
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        self.mark
+    pub fn setting(&self) -> &Setting {
+        &self.setting
     }
 
     /// The program for native XDP.
@@ -279,7 +252,7 @@ impl Generation {
     /// The counters of one kind of hook, added up over CPUs, by counter index.
     pub(super) fn counters(&mut self, map: &'static str) -> Result<Vec<[u64; 2]>, DatapathError> {
         let counters: PerCpuArray<_, [u64; 2]> = self.map(map)?;
-        super::loaded::read_counters(&counters).map_err(|error| fill(map, &error))
+        super::loaded::read_counters(&counters).map_err(|error| fill::failed(map, &error))
     }
 
     /// Sets all counters to zero: self-tests are not traffic.
@@ -290,7 +263,7 @@ impl Generation {
             for index in 0..counters.len() {
                 let zero =
                     PerCpuValues::try_from(vec![[0; 2]; cpus]).map_err(|error| load(map, error))?;
-                counters.set(index, zero, 0).map_err(|error| fill(map, &error))?;
+                counters.set(index, zero, 0).map_err(|error| fill::failed(map, &error))?;
             }
         }
         Ok(())
@@ -372,9 +345,12 @@ fn tc(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, Datapat
         .map_err(|error| load(program.name(), chain(&error)))
 }
 
-fn prefixes_by_family(table: &Table) -> (usize, usize) {
-    let v4 = table.prefixes().filter(|(prefix, _)| matches!(prefix, IpNet::V4(_))).count();
-    (v4, table.prefixes().len().saturating_sub(v4))
+/// How many prefixes there are of IPv4 and of IPv6.
+fn by_family(prefixes: impl Iterator<Item = IpNet>) -> (usize, usize) {
+    prefixes.fold((0, 0), |(v4, v6): (usize, usize), prefix| match prefix {
+        IpNet::V4(_) => (v4.saturating_add(1), v6),
+        IpNet::V6(_) => (v4, v6.saturating_add(1)),
+    })
 }
 
 /// An index by number, laid out as the programs look it up: by the word as it is in memory.
@@ -384,54 +360,6 @@ fn in_memory(index: &[u16]) -> Vec<u16> {
         .collect()
 }
 
-fn port_set_words(port_set: &PortSet) -> [[u16; 4]; 32] {
-    let mut words = [[0; 4]; 32];
-    for (to, range) in words.iter_mut().zip(port_set.tcp.iter().chain(&port_set.udp)) {
-        let PortRange { from, to: last, group, reserved } = *range;
-        *to = [from, last, group, reserved];
-    }
-    words
-}
-
-fn insert<K: Pod>(
-    trie: &mut LpmTrie<&mut MapData, K, u32>,
-    map: &'static str,
-    key: &Key<K>,
-    port_set: u16,
-) -> Result<(), DatapathError> {
-    let mut attempt = 0;
-    loop {
-        match trie.insert(key, u32::from(port_set), 0) {
-            Ok(()) => return Ok(()),
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(nix::libc::ENOMEM)
-                    && attempt < INSERT_ATTEMPTS =>
-            {
-                attempt += 1;
-                sleep(INSERT_PAUSE);
-            }
-            Err(error) => return Err(fill(map, &error)),
-        }
-    }
-}
-
-fn verify_entry(
-    prefix: IpNet,
-    expected: u16,
-    seen: Result<u32, MapError>,
-) -> Result<(), DatapathError> {
-    let seen = match seen {
-        Ok(port_set) if port_set == u32::from(expected) => return Ok(()),
-        Ok(port_set) => format!("port set {port_set}"),
-        Err(error) => error.to_string(),
-    };
-    Err(DatapathError::Verify { prefix: prefix.to_string(), expected, seen })
-}
-
-fn load(what: impl Into<String>, why: impl Display) -> DatapathError {
+pub(super) fn load(what: impl Into<String>, why: impl Display) -> DatapathError {
     DatapathError::Load { what: what.into(), why: why.to_string() }
-}
-
-fn fill(map: &'static str, error: &MapError) -> DatapathError {
-    DatapathError::Fill { map, why: chain(error) }
 }

@@ -244,7 +244,8 @@ pub(super) fn read_counters<T: Borrow<MapData>>(
 /// What the kernel charges for a map, from its fdinfo.
 pub(super) fn memlock(map: &Map) -> Option<u64> {
     // The kinds of map that the object has.
-    let (Map::Array(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) = map else {
+    let (Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) = map
+    else {
         return None;
     };
     let fd = data.fd().as_fd().as_raw_fd();

@@ -4,13 +4,16 @@
 //! do, and must never be of another generation than the counters they explain; so they are stored
 //! as JSON in a BPF array of their own, which is pinned and removed with the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::DatapathError;
+use crate::config::Mode;
 use crate::feed::FeedIdentity;
 use crate::policy::SetId;
 
@@ -34,14 +37,41 @@ pub struct Manifest {
     pub mark_value: u32,
     /// The bits of the mark that are ours.
     pub mark_mask: u32,
+    /// Whether the bits are set.
+    #[serde(default)]
+    pub mode: Mode,
     /// IPv4 prefixes in its table.
     pub prefixes_v4: u64,
     /// IPv6 prefixes in its table.
     pub prefixes_v6: u64,
     /// The endpoint sets that were selected.
     pub sets: Vec<SetIdentity>,
-    /// Endpoint sets of each provenance group, by group id.
+    /// The operator's own includes that were selected.
+    #[serde(default)]
+    pub own: Vec<OwnIdentity>,
+    /// Endpoint sets and own includes of each provenance group, by group id.
     pub groups: Vec<BTreeSet<SetId>>,
+    /// Whose traffic goes direct.
+    #[serde(default)]
+    pub sources: Scope,
+}
+
+/// Which own include.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnIdentity {
+    /// Its id: [`crate::feed::FIRST_OWN_ID`] and its place in the policy.
+    pub id: SetId,
+    /// What the operator calls it.
+    pub name: String,
+}
+
+/// Whose traffic goes direct; everybody's, where nothing is listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// Source prefixes.
+    pub prefixes: BTreeSet<IpNet>,
+    /// Interfaces, by name; without an index where one did not exist.
+    pub interfaces: BTreeMap<String, Option<u32>>,
 }
 
 /// Which endpoint set.
@@ -53,6 +83,17 @@ pub struct SetIdentity {
     pub service_area: String,
     /// Its category.
     pub category: String,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefixes = self.prefixes.iter().map(ToString::to_string);
+        let interfaces = self.interfaces.iter().map(|(name, index)| match index {
+            Some(_) => format!("in by {name}"),
+            None => format!("in by {name} (gone)"),
+        });
+        f.write_str(&prefixes.chain(interfaces).collect::<Vec<_>>().join(", "))
+    }
 }
 
 impl Manifest {

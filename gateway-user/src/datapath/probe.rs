@@ -11,7 +11,8 @@ use gateway_common::Transport;
 
 /// Locally administered (IEEE 802c) addresses: probes are nobody's frames.
 const SOURCE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
-const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+/// The first two bytes of the destination; `b365_explain` reads the others as an interface index.
+const GATEWAY_MAC: [u8; 2] = [0x02, 0];
 /// RFC 5737 and RFC 3849: documentation addresses.
 const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
@@ -29,13 +30,30 @@ pub struct Probe {
     pub port: u16,
     /// Whether it is the first fragment of a datagram.
     pub fragment: bool,
+    /// Source address, of the destination's family; `None` is nobody's.
+    pub source: Option<IpAddr>,
+    /// Index of the interface it comes in by; 0 is none. Only [`super::Program::Explain`] takes it
+    /// from the packet.
+    pub ingress: u32,
 }
 
 impl Probe {
     /// A whole packet.
     #[must_use]
     pub fn new(destination: IpAddr, transport: Transport, port: u16) -> Self {
-        Self { destination, transport, port, fragment: false }
+        Self { destination, transport, port, fragment: false, source: None, ingress: 0 }
+    }
+
+    /// Such a packet from `source`.
+    #[must_use]
+    pub fn from(self, source: IpAddr) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
+    /// Such a packet that comes in by the interface with this index.
+    #[must_use]
+    pub fn through(self, ingress: u32) -> Self {
+        Self { ingress, ..self }
     }
 
     /// The first fragment of such a packet.
@@ -47,7 +65,10 @@ impl Probe {
     /// The packet as an Ethernet frame.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
-        let builder = PacketBuilder::ethernet2(SOURCE_MAC, GATEWAY_MAC).ip(self.ip_headers());
+        let [first, second] = GATEWAY_MAC;
+        let [a, b, c, d] = self.ingress.to_be_bytes();
+        let gateway = [first, second, a, b, c, d];
+        let builder = PacketBuilder::ethernet2(SOURCE_MAC, gateway).ip(self.ip_headers());
         let mut frame = Vec::new();
         let written = match self.transport {
             Transport::Tcp => {
@@ -64,8 +85,12 @@ impl Probe {
     fn ip_headers(&self) -> IpHeaders {
         match self.destination {
             IpAddr::V4(destination) => {
+                let source = match self.source {
+                    Some(IpAddr::V4(source)) => source,
+                    Some(IpAddr::V6(_)) | None => SOURCE_V4,
+                };
                 let header = Ipv4Header {
-                    source: SOURCE_V4.octets(),
+                    source: source.octets(),
                     destination: destination.octets(),
                     time_to_live: HOPS,
                     dont_fragment: !self.fragment,
@@ -75,8 +100,12 @@ impl Probe {
                 IpHeaders::Ipv4(header, Ipv4Extensions::default())
             }
             IpAddr::V6(destination) => {
+                let source = match self.source {
+                    Some(IpAddr::V6(source)) => source,
+                    Some(IpAddr::V4(_)) | None => SOURCE_V6,
+                };
                 let header = Ipv6Header {
-                    source: SOURCE_V6.octets(),
+                    source: source.octets(),
                     destination: destination.octets(),
                     hop_limit: HOPS,
                     ..Ipv6Header::default()
@@ -100,13 +129,20 @@ impl fmt::Display for Probe {
             Transport::Udp => "udp",
         };
         let fragment = if self.fragment { ", first fragment" } else { "" };
-        write!(f, "{} {protocol}/{}{fragment}", self.destination, self.port)
+        if let Some(source) = self.source {
+            write!(f, "{source} to ")?;
+        }
+        write!(f, "{} {protocol}/{}{fragment}", self.destination, self.port)?;
+        if self.ingress != 0 {
+            write!(f, ", in by interface #{}", self.ingress)?;
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use gateway_common::{FlowKey, Reason, parse};
+    use gateway_common::{FlowKey, Reason, parse, source_of};
 
     use super::*;
 
@@ -123,6 +159,15 @@ mod tests {
                     parse(probe.first_fragment().frame().as_slice()),
                     Err(Reason::FirstFragment)
                 );
+                for source in ["198.51.100.4", "2001:db8:4::4"] {
+                    let source: IpAddr = source.parse().unwrap();
+                    let frame = probe.from(source).through(7).frame();
+                    let same = source.is_ipv4() == destination.is_ipv4();
+                    let seen = source_of(frame.as_slice());
+                    assert_eq!(seen == Some(source.into()), same, "{source} to {destination}");
+                    assert_eq!(frame.first_chunk(), Some(&[2, 0, 0, 0, 0, 7]));
+                    assert_eq!(parse(frame.as_slice()), Ok(key));
+                }
             }
         }
     }

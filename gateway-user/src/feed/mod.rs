@@ -1,12 +1,22 @@
 //! The feed: Microsoft's published endpoint sets, as immutable snapshots.
 //!
 //! [`parse()`] reads the web service's shape and the project's own canonical one, [`write()`]
-//! writes the latter, and [`Ports`] holds what the feed's port texts mean.
+//! writes the latter, and [`Ports`] holds what the feed's port texts mean. [`Client`] fetches,
+//! [`Schedule`] says when, [`Store`] keeps the last good snapshot on disk, [`hold`] makes additions
+//! wait, and [`FeedDiff`] tells two snapshots apart.
 
+mod at_hand;
 mod canonical;
+mod changes;
+mod client;
+mod diff;
+mod fetch_error;
 mod parse;
 mod ports;
 mod record;
+mod schedule;
+mod store;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,9 +25,17 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use at_hand::at_hand;
 pub use canonical::{digest, embedded, write};
+pub use changes::{Change, Changes, ChangesError, Held, HeldAddition, hold};
+pub use client::{Check, Client, Limits};
+pub use diff::{Changed, FeedDiff, Presence, SetDiff};
+pub use fetch_error::{FetchError, RATE_LIMIT_PAUSE};
 pub use parse::{FeedError, MAX_BYTES, parse, read};
 pub use ports::{Ports, PortsError};
+pub(crate) use record::{is_tidy, prefix};
+pub use schedule::Schedule;
+pub use store::{ClientId, DEFAULT_STATE, LastGood, Store, StoreError};
 
 /// Id of an endpoint set, as the feed numbers it; it never changes. From [`FIRST_OWN_ID`] on, an
 /// entry of the operator's own.
@@ -142,4 +160,9 @@ impl FromStr for Category {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL.into_iter().find(|category| category.name() == text).ok_or(UnknownCategory)
     }
+}
+
+/// Whether a text is a version: ten digits, `YYYYMMDDNN`.
+fn is_version(text: &str) -> bool {
+    text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -82,7 +82,7 @@ fn name<'a>(record: &'a Object, field: &'static str) -> Result<&'a str, FieldErr
 }
 
 /// Whether a text can be a name: it is shown to people and typed by them.
-fn is_tidy(text: &str) -> bool {
+pub(crate) fn is_tidy(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(|c| c.is_whitespace() || c.is_control())
 }
 
@@ -117,8 +117,8 @@ fn texts<T: Ord>(
         .collect()
 }
 
-/// Stricter than ipnet's own reader, which takes leading zeros and host bits.
-fn prefix(text: &str) -> Result<IpNet, String> {
+/// Reads a prefix in CIDR notation. Stricter than ipnet's own reader, which takes leading zeros and host bits.
+pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     let not_a_prefix = || format!("{text:?} is not a prefix in CIDR notation");
     let (address, length) = text.split_once('/').ok_or_else(not_a_prefix)?;
     let address: IpAddr = address.parse().map_err(|_| not_a_prefix())?;

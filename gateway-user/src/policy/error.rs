@@ -1,9 +1,7 @@
 //! Why a policy is refused for a feed.
 
-use std::collections::BTreeSet;
-
 use gateway_common::Transport;
-use gateway_common::abi::{MAX_PORT_RANGES, Slot};
+use gateway_common::abi::{EXCLUDED_GROUP, MAX_PORT_RANGES, Slot};
 use ipnet::IpNet;
 
 use super::transport_name;
@@ -34,23 +32,22 @@ pub enum PolicyError {
     /// Nothing would go direct.
     #[error(
         "the policy selects no prefix of this feed; select more categories, service areas, sets \
-         or address families"
+         or address families, or exclude less"
     )]
     Empty,
     /// A selected prefix covers every address of its family.
-    #[error("set {set} lists {prefix}, the whole internet; exclude it or take another feed")]
+    #[error("{of} lists {prefix}, the whole internet; leave it out or take another feed")]
     WholeInternet {
         /// The prefix.
         prefix: IpNet,
-        /// The set that lists it.
-        set: SetId,
+        /// What lists it: a set or an own include.
+        of: String,
     },
     /// The ports of a prefix do not fit a port set.
     #[error(
-        "{prefix} needs {needed} {} port ranges of sets {}, but {MAX_PORT_RANGES} fit; exclude one \
-         of these sets",
-        transport_name(*.transport),
-        list(sets)
+        "{prefix} needs {needed} {} port ranges of {of}, but {MAX_PORT_RANGES} fit; leave one of \
+         these out",
+        transport_name(*.transport)
     )]
     TooManyRanges {
         /// The prefix.
@@ -59,8 +56,8 @@ pub enum PolicyError {
         transport: Transport,
         /// How many ranges there would be.
         needed: usize,
-        /// The sets that cover the prefix with this protocol.
-        sets: BTreeSet<SetId>,
+        /// The sets, includes and excludes that cover the prefix with this protocol.
+        of: String,
     },
     /// More distinct port sets than a table can name.
     #[error(
@@ -73,18 +70,13 @@ pub enum PolicyError {
     },
     /// More combinations of sets than a table can name.
     #[error(
-        "{prefix} needs one more combination of sets ({}) than the {} that fit; select fewer sets",
-        list(sets),
-        u16::MAX
+        "{prefix} needs one more combination of sets ({of}) than the {EXCLUDED_GROUP} that fit; select fewer \
+         sets"
     )]
     TooManyGroups {
         /// The first prefix whose combination does not fit.
         prefix: IpNet,
         /// The combination.
-        sets: BTreeSet<SetId>,
+        of: String,
     },
-}
-
-fn list(sets: &BTreeSet<SetId>) -> String {
-    sets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -37,3 +37,11 @@ pub struct Exclusion {
     /// The exclude that this comes from, by its place in the policy.
     pub exclude: u16,
 }
+
+impl Exclusion {
+    /// Whether it has a protocol and port of `rule`, wherever both are for.
+    #[must_use]
+    pub fn cuts_ports_of(&self, rule: &Rule) -> bool {
+        self.transport == rule.transport && self.first <= rule.last && rule.first <= self.last
+    }
+}

@@ -1,12 +1,13 @@
 //! From sets to rules: what the policy selects, and what is held back for safety unless named.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::net::IpAddr;
 
 use gateway_common::Transport;
 use ipnet::IpNet;
 
-use super::{PolicyError, Rule, transport_name};
+use super::own::{self, Exclude, OwnInclude, Sources};
+use super::{Note, PolicyError, Rule};
 use crate::feed::{Category, EndpointSet, Ports, SetId, Snapshot};
 
 /// The set that holds the sign-in hosts. A proxy that injects tenant restrictions does it in
@@ -15,7 +16,7 @@ pub const SIGN_IN_SET: SetId = 56;
 
 /// Ports that go direct only for a set that is named: mail and name service are what an
 /// inspection chain exists to see.
-pub(super) const NAMED_ONLY: [(Transport, u16); 3] =
+pub(crate) const NAMED_ONLY: [(Transport, u16); 3] =
     [(Transport::Tcp, 25), (Transport::Tcp, 53), (Transport::Udp, 53)];
 
 /// Sign-in hosts of the instances: the set that lists one is that instance's sign-in set.
@@ -25,7 +26,8 @@ const SIGN_IN_HOSTS: [&str; 3] =
 /// What the operator selects.
 ///
 /// A set is in when it is not excluded, and is either included by id or fits categories, service
-/// areas and `required_only` together.
+/// areas and `required_only` together. Own includes come beside the sets, own excludes cut holes
+/// into both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Categories.
@@ -42,9 +44,15 @@ pub struct Policy {
     pub ipv4: bool,
     /// Whether IPv6 prefixes are in.
     pub ipv6: bool,
+    /// What goes direct besides, in the operator's order.
+    pub includes: Vec<OwnInclude>,
+    /// What never does, in the operator's order.
+    pub excludes: Vec<Exclude>,
+    /// Whose traffic goes direct.
+    pub sources: Sources,
 }
 
-/// Category Optimize, every service area, both families.
+/// Category Optimize, every service area, both families, everybody.
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -55,6 +63,9 @@ impl Default for Policy {
             exclude_sets: BTreeSet::new(),
             ipv4: true,
             ipv6: true,
+            includes: Vec::new(),
+            excludes: Vec::new(),
+            sources: Sources::default(),
         }
     }
 }
@@ -65,16 +76,62 @@ impl Policy {
         self.include_sets.contains(&set.id)
     }
 
-    fn fits(&self, set: &EndpointSet) -> bool {
+    /// Whether the set would be in by what it is, named or not.
+    pub(crate) fn fits(&self, set: &EndpointSet) -> bool {
+        self.misfit(set).is_none()
+    }
+
+    fn misfit(&self, set: &EndpointSet) -> Option<LeftOut> {
         let areas = self.service_areas.as_ref();
-        self.categories.contains(&set.category)
-            && areas.is_none_or(|areas| areas.contains(&set.service_area))
-            && (set.required || !self.required_only)
+        if !self.categories.contains(&set.category) {
+            Some(LeftOut::Category)
+        } else if areas.is_some_and(|areas| !areas.contains(&set.service_area)) {
+            Some(LeftOut::ServiceArea)
+        } else if self.required_only && !set.required {
+            Some(LeftOut::NotRequired)
+        } else {
+            None
+        }
+    }
+
+    /// Why nothing of the set is in; `None` where it is, as far as prefixes, ports and
+    /// [`LeftOut::SignIn`] let it.
+    fn leaves_out(&self, set: &EndpointSet) -> Option<LeftOut> {
+        if self.exclude_sets.contains(&set.id) {
+            Some(LeftOut::ById)
+        } else if self.names(set) {
+            None
+        } else {
+            self.misfit(set)
+        }
     }
 
     /// Whether the set is in.
     pub(super) fn selects(&self, set: &EndpointSet) -> bool {
-        !self.exclude_sets.contains(&set.id) && (self.names(set) || self.fits(set))
+        self.leaves_out(set).is_none()
+    }
+
+    /// Why the set has no rule for `address`, which it lists with `port`; `None` where it has one.
+    #[must_use]
+    pub fn why_not(
+        &self,
+        set: &EndpointSet,
+        address: IpAddr,
+        transport: Transport,
+        port: u16,
+    ) -> Option<LeftOut> {
+        let named = self.names(set);
+        self.leaves_out(set).or_else(|| {
+            if !self.takes(address.into()) {
+                Some(LeftOut::Family)
+            } else if !named && is_sign_in(set) {
+                Some(LeftOut::SignIn)
+            } else if !named && NAMED_ONLY.contains(&(transport, port)) {
+                Some(LeftOut::Port)
+            } else {
+                None
+            }
+        })
     }
 
     fn takes(&self, prefix: IpNet) -> bool {
@@ -85,82 +142,23 @@ impl Policy {
     }
 }
 
-/// Something a person should know about a selection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// The policy fits the sign-in set, but does not name it.
-    SignInLeftOut {
-        /// Its id.
-        set: SetId,
-    },
-    /// The policy selects sign-in hosts.
-    SignInDirect {
-        /// The set that has them.
-        set: SetId,
-    },
-    /// The policy fits a set with this port, but does not name the set.
-    PortLeftOut {
-        /// The set.
-        set: SetId,
-        /// The protocol of the port.
-        transport: Transport,
-        /// The port.
-        port: u16,
-    },
-    /// The policy names a set that has no prefix or no port for it.
-    NamedWithoutRule {
-        /// The set.
-        set: SetId,
-    },
-}
-
-impl Note {
-    /// Whether it is about a danger, not about something held back.
-    #[must_use]
-    pub const fn is_warning(&self) -> bool {
-        match self {
-            Self::SignInDirect { .. } | Self::NamedWithoutRule { .. } => true,
-            Self::SignInLeftOut { .. } | Self::PortLeftOut { .. } => false,
-        }
-    }
-
-    /// The set it is about.
-    #[must_use]
-    pub const fn set(&self) -> SetId {
-        match self {
-            Self::SignInLeftOut { set }
-            | Self::SignInDirect { set }
-            | Self::PortLeftOut { set, .. }
-            | Self::NamedWithoutRule { set } => *set,
-        }
-    }
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SignInLeftOut { set } => write!(
-                f,
-                "set {set} (sign-in) stays inspected: direct sign-in would go past \
-                 proxy-injected tenant restrictions; add it to include-sets if you use none"
-            ),
-            Self::SignInDirect { set } => write!(
-                f,
-                "set {set} is direct: proxy-injected tenant restrictions stop working for sign-in"
-            ),
-            Self::PortLeftOut { set, transport, port } => write!(
-                f,
-                "set {set}: {}/{port} stays inspected; add the set to include-sets to send it \
-                 direct",
-                transport_name(*transport)
-            ),
-            Self::NamedWithoutRule { set } => write!(
-                f,
-                "set {set} is in include-sets but adds nothing: it has no prefix of a selected \
-                 address family or no port"
-            ),
-        }
-    }
+/// Why a set, or a port of it, is not selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftOut {
+    /// It is in `exclude-sets`.
+    ById,
+    /// Its category is not selected.
+    Category,
+    /// Its service area is not selected.
+    ServiceArea,
+    /// It is not required, and only required ones are selected.
+    NotRequired,
+    /// The address family is off.
+    Family,
+    /// It has the sign-in hosts, and is not named.
+    SignIn,
+    /// The port goes direct only for a set that is named.
+    Port,
 }
 
 pub(super) struct Selection {
@@ -172,11 +170,12 @@ pub(super) fn select(snapshot: &Snapshot, policy: &Policy) -> Result<Selection, 
     refuse_unknown_names(snapshot, policy)?;
     let mut selection = Selection { rules: Vec::new(), notes: Vec::new() };
     for set in snapshot.sets.values() {
-        let named = policy.names(set);
-        if !policy.selects(set) {
-            continue;
+        if policy.selects(set) {
+            selection.add(set, policy, policy.names(set))?;
         }
-        selection.add(set, policy, named)?;
+    }
+    for (place, include) in policy.includes.iter().enumerate() {
+        selection.add_own(own::own_id(place), include, policy)?;
     }
     Ok(selection)
 }
@@ -193,7 +192,10 @@ impl Selection {
             return Ok(());
         }
         if let Some(whole) = prefixes.iter().find(|prefix| prefix.prefix_len() == 0) {
-            return Err(PolicyError::WholeInternet { prefix: *whole, set: set.id });
+            return Err(PolicyError::WholeInternet {
+                prefix: *whole,
+                of: format!("set {}", set.id),
+            });
         }
         if is_sign_in(set) {
             if !named {
@@ -205,29 +207,65 @@ impl Selection {
         for (transport, ports) in [(Transport::Tcp, &set.tcp), (Transport::Udp, &set.udp)] {
             let ports =
                 if named { ports.clone() } else { self.hold_back(set.id, transport, ports) };
-            for prefix in &prefixes {
-                self.rules.extend(ports.ranges().map(|range| Rule {
-                    prefix: *prefix,
-                    transport,
-                    first: *range.start(),
-                    last: *range.end(),
-                    set: set.id,
-                }));
-            }
+            self.rules.extend(own::rules(&prefixes, transport, &ports, set.id));
+        }
+        Ok(())
+    }
+
+    /// An include names the ports it lists. Those of one for all ports are not named.
+    fn add_own(
+        &mut self,
+        id: SetId,
+        include: &OwnInclude,
+        policy: &Policy,
+    ) -> Result<(), PolicyError> {
+        let prefixes: Vec<IpNet> =
+            include.prefixes.iter().copied().filter(|prefix| policy.takes(*prefix)).collect();
+        if prefixes.is_empty() {
+            self.notes.push(Note::OwnWithoutRule { include: include.name.clone() });
+            return Ok(());
+        }
+        if let Some(whole) = prefixes.iter().find(|prefix| prefix.prefix_len() == 0) {
+            let of = format!("include {:?}", include.name);
+            return Err(PolicyError::WholeInternet { prefix: *whole, of });
+        }
+        for transport in own::transports(include.protocol) {
+            let ports = match &include.ports {
+                Some(ports) => ports.clone(),
+                None => without_named_only(&all_ports(), transport, |port| {
+                    self.notes.push(Note::OwnPortLeftOut {
+                        include: include.name.clone(),
+                        transport,
+                        port,
+                    });
+                }),
+            };
+            self.rules.extend(own::rules(&prefixes, transport, &ports, id));
         }
         Ok(())
     }
 
     fn hold_back(&mut self, set: SetId, transport: Transport, ports: &Ports) -> Ports {
-        let mut rest = ports.clone();
-        for (_, port) in NAMED_ONLY.into_iter().filter(|(of, _)| *of == transport) {
-            if rest.contains(port) {
-                rest = rest.without(port);
-                self.notes.push(Note::PortLeftOut { set, transport, port });
-            }
-        }
-        rest
+        without_named_only(ports, transport, |port| {
+            self.notes.push(Note::PortLeftOut { set, transport, port });
+        })
     }
+}
+
+/// `ports` without those that have to be named; `left_out` hears of each of them.
+fn without_named_only(ports: &Ports, transport: Transport, mut left_out: impl FnMut(u16)) -> Ports {
+    let mut rest = ports.clone();
+    for (_, port) in NAMED_ONLY.into_iter().filter(|(of, _)| *of == transport) {
+        if rest.contains(port) {
+            rest = rest.without(port);
+            left_out(port);
+        }
+    }
+    rest
+}
+
+fn all_ports() -> Ports {
+    Ports::from_iter([1..=u16::MAX])
 }
 
 /// Whether the set is its instance's sign-in set.

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gateway_common::abi::{Block, INDEX_ENTRIES, PortSet, Slot};
-use gateway_common::{Tables, Word};
+use gateway_common::{Decision, Tables, Word, classify, decide, parse};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
 
-use super::{PolicyError, Rule, index, union};
+use super::{Exclusion, Names, PolicyError, Rule, Sources, index, union};
 use crate::feed::SetId;
 
 /// Everything a generation is filled with, and, through [`Tables`], the oracle it is tested
@@ -27,6 +27,8 @@ pub struct Table {
     pub(super) index_v6: Vec<u16>,
     /// Blocks of both families by id.
     pub(super) blocks: Vec<Block>,
+    /// Whose traffic the rules are for.
+    pub(super) sources: Sources,
 }
 
 impl Table {
@@ -37,16 +39,50 @@ impl Table {
     /// No rule at all, a rule for the whole internet, more port ranges than a [`PortSet`] holds,
     /// or more port sets or groups than there are ids. Nothing is ever cut to fit.
     pub fn from_rules<I: IntoIterator<Item = Rule>>(rules: I) -> Result<Self, PolicyError> {
-        let union = union::complete(rules)?;
+        Self::from_rules_except(rules, [])
+    }
+
+    /// The table of these rules, with holes where an exclusion has its prefix, protocol and ports.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::from_rules`]; also rules that are excluded altogether.
+    pub fn from_rules_except<I, E>(rules: I, exclusions: E) -> Result<Self, PolicyError>
+    where
+        I: IntoIterator<Item = Rule>,
+        E: IntoIterator<Item = Exclusion>,
+    {
+        Self::complete(rules, exclusions, &Names::default()).map(|(table, _)| table)
+    }
+
+    /// As [`Self::from_rules_except`], with names for refusals; also says which excludes cut.
+    pub(super) fn complete<I, E>(
+        rules: I,
+        exclusions: E,
+        names: &Names,
+    ) -> Result<(Self, BTreeSet<u16>), PolicyError>
+    where
+        I: IntoIterator<Item = Rule>,
+        E: IntoIterator<Item = Exclusion>,
+    {
+        let union = union::complete(rules, exclusions, names)?;
         let index = index::build(&union.prefixes);
-        Ok(Self {
+        let table = Self {
             prefixes: union.prefixes,
             port_sets: union.port_sets,
             groups: union.groups,
             index_v4: index.v4,
             index_v6: index.v6,
             blocks: index.blocks,
-        })
+            sources: Sources::default(),
+        };
+        Ok((table, union.cutting))
+    }
+
+    /// The same table for the traffic of these sources only.
+    #[must_use]
+    pub fn for_sources(self, sources: Sources) -> Self {
+        Self { sources, ..self }
     }
 
     /// The same table with every look-up left to the tries: what the index is measured against.
@@ -79,6 +115,9 @@ impl Table {
         }
         for group in &self.groups {
             hash.update(format!("{group:?}\n"));
+        }
+        if self.sources.are_listed() {
+            hash.update(format!("{:?}\n", self.sources));
         }
         // The index and the blocks follow from the prefixes.
         let digest = hash.finalize();
@@ -121,6 +160,24 @@ impl Table {
         &self.blocks
     }
 
+    /// Whose traffic the rules are for.
+    #[must_use]
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// What the oracle says of a frame that came in by the interface `ingress`.
+    #[must_use]
+    pub fn decide_frame(&self, frame: &[u8], ingress: Option<&str>) -> Decision {
+        if !ingress.is_some_and(|name| self.sources.interfaces.contains(name)) {
+            return classify(frame, self);
+        }
+        match parse(frame) {
+            Ok(key) => decide(&key, self),
+            Err(reason) => Decision::inspect(reason),
+        }
+    }
+
     /// The longest prefix that covers `address`, with its port set.
     #[must_use]
     pub fn longest(&self, address: IpAddr) -> Option<(IpNet, u16)> {
@@ -161,5 +218,22 @@ impl Tables for Table {
 
     fn port_set(&self, id: u16) -> Option<&PortSet> {
         self.port_sets.get(usize::from(id))
+    }
+
+    fn scoped(&self) -> bool {
+        self.sources.are_listed()
+    }
+
+    /// What is asked of a table alone has come in by no interface.
+    fn admits_ingress(&self) -> bool {
+        false
+    }
+
+    fn admits_v4(&self, source: [u8; 4]) -> bool {
+        self.sources.covering(Ipv4Addr::from(source).into()).is_some()
+    }
+
+    fn admits_v6(&self, source: [u8; 16]) -> bool {
+        self.sources.covering(Ipv6Addr::from(source).into()).is_some()
     }
 }

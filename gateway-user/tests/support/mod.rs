@@ -5,6 +5,7 @@
 
 pub(crate) mod foreign;
 pub(crate) mod product;
+pub(crate) mod web_service;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
 use gateway_common::Transport;
-use gateway_user::config::Mark;
+use gateway_user::config::{Mark, Mode};
 use gateway_user::datapath::{
     Blueprint, CounterSheet, Counts, DatapathError, FeedIdentity, HookRequest, Interface, Loaded,
     Lock, Pins, Published, SetIdentity, Step, TcCarrier, XdpRequest, bring_up, take_down,
@@ -332,8 +333,10 @@ pub(crate) fn blueprint(table: &Table) -> Blueprint {
     Blueprint {
         table: table.clone(),
         mark: MARK,
+        mode: Mode::Mark,
         feed: FeedIdentity { instance: None, version: None, digest: "0".repeat(64) },
         sets: sets.collect(),
+        own: Vec::new(),
     }
 }
 

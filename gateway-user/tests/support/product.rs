@@ -56,6 +56,20 @@ impl<'a> Product<'a> {
         self.files.path().join("config.toml")
     }
 
+    /// What outlives the daemon.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.files.path().join("state")
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.files.path().join("run")
+    }
+
+    /// A file beside the configuration.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
     pub(crate) fn configure(&self, text: &str) {
         fs::write(self.config(), text).unwrap();
     }
@@ -64,7 +78,9 @@ impl<'a> Product<'a> {
         let binary = env!("CARGO_BIN_EXE_breakout365").to_owned();
         let mut words = self.wrapper.iter().chain([&binary]);
         let mut command = Command::new(words.next().unwrap());
-        command.args(words).arg("--pins").arg(&self.pins).args(arguments).env_remove("RUST_LOG");
+        command.args(words).arg("--pins").arg(&self.pins);
+        command.arg("--state-dir").arg(self.state_dir()).arg("--run-dir").arg(self.run_dir());
+        command.args(arguments).env_remove("RUST_LOG");
         if arguments.first() == Some(&"run") {
             command.arg("--config").arg(self.config());
         }
@@ -80,22 +96,45 @@ impl<'a> Product<'a> {
 
     /// What `status --json` prints.
     pub(crate) fn status(&self) -> Value {
-        let output = self.verb(&["status", "--json"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.json(&["status"])
+    }
+
+    /// What a verb prints with `--json`.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.verb(&[arguments, &["--json"]].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What a verb prints for people.
+    pub(crate) fn text(&self, arguments: &[&str]) -> String {
+        let output = self.verb(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Starts a daemon and waits until it has published.
     pub(crate) fn start(&self) -> Daemon {
+        self.start_until("published")
+    }
+
+    /// Starts a daemon that has no feed yet, and waits until it says so.
+    pub(crate) fn start_without_feed(&self) -> Daemon {
+        self.start_until("no feed is there yet")
+    }
+
+    fn start_until(&self, said: &str) -> Daemon {
         let log = self.files.path().join("log");
         let file = File::create(&log).unwrap();
         let mut command = self.command(&["run"]);
         command.stdout(file.try_clone().unwrap()).stderr(file);
         let mut daemon = Daemon { process: self.site.gateway.spawn(&mut command).unwrap(), log };
-        wait_until("the daemon has published", || {
+        wait_until(&format!("the daemon says {said:?}"), || {
             let ended = daemon.process.child().try_wait().unwrap();
             assert!(ended.is_none(), "the daemon ended: {}", daemon.log());
-            daemon.log().contains("published")
+            daemon.log().contains(said)
         });
         daemon
     }

@@ -157,7 +157,11 @@ impl Lab {
     /// Leaves it up and says how to look around.
     fn keep(self) {
         let Self { daemon, servers, topology, product, bpffs, files, .. } = self;
-        let (binary, pins) = (product.binary.display(), product.pins.display());
+        let binary = product.binary.display();
+        let directories = product
+            .directories()
+            .map(|(flag, directory)| format!("{flag} {}", directory.display()))
+            .join(" ");
         step("the lab stays up. To look around:");
         for namespace in topology.all() {
             eprintln!(
@@ -168,7 +172,7 @@ impl Lab {
         }
         let gateway = topology.gateway.path();
         eprintln!(
-            "    status     nsenter --net={} {binary} --pins {pins} status",
+            "    status     nsenter --net={} {binary} {directories} status",
             gateway.display()
         );
         eprintln!("    config     {}", product.config.display());

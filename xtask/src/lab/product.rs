@@ -26,6 +26,9 @@ pub(super) struct Product {
     pub(super) binary: PathBuf,
     pub(super) config: PathBuf,
     pub(super) pins: PathBuf,
+    /// The state directory and the one of the sockets.
+    pub(super) state_dir: PathBuf,
+    pub(super) run_dir: PathBuf,
     pub(super) log: PathBuf,
 }
 
@@ -145,7 +148,14 @@ impl Product {
              [mark]\nvalue = {MARK:#x}\nmask = {MARK:#x}\n"
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
-        Ok(Self { binary, config, pins, log: files.join("breakout365.log") })
+        Ok(Self {
+            binary,
+            config,
+            pins,
+            state_dir: files.join("state"),
+            run_dir: files.join("run"),
+            log: files.join("breakout365.log"),
+        })
     }
 
     /// What the policy selects.
@@ -163,11 +173,23 @@ impl Product {
         json(Command::new(&self.binary).args(["feed", "show", "--json"]))
     }
 
+    /// The binary with the directories of this lab.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        for (flag, directory) in self.directories() {
+            command.arg(flag).arg(directory);
+        }
+        command
+    }
+
+    /// Where this lab's daemon has its things, by the flags that say so.
+    pub(super) fn directories(&self) -> [(&'static str, &Path); 3] {
+        [("--pins", &self.pins), ("--state-dir", &self.state_dir), ("--run-dir", &self.run_dir)]
+    }
+
     /// What the daemon in `gateway` says of itself.
     pub(super) fn status(&self, gateway: &Namespace) -> Result<Status> {
-        let mut command = Command::new(&self.binary);
-        let printed =
-            gateway.output(command.arg("--pins").arg(&self.pins).args(["status", "--json"]))?;
+        let printed = gateway.output(self.command().args(["status", "--json"]))?;
         serde_json::from_str(&printed).context("`breakout365 status --json` prints something else")
     }
 
@@ -175,8 +197,8 @@ impl Product {
     pub(super) fn start(&self, gateway: &Namespace, interrupt: &Interrupt) -> Result<Process> {
         let log = File::create(&self.log)
             .with_context(|| format!("cannot create {}", self.log.display()))?;
-        let mut command = Command::new(&self.binary);
-        command.arg("--pins").arg(&self.pins).arg("run").arg("--config").arg(&self.config);
+        let mut command = self.command();
+        command.arg("run").arg("--config").arg(&self.config);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut daemon = gateway.spawn(&mut command)?;
         let deadline = Instant::now() + PATIENCE;

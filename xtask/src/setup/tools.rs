@@ -10,7 +10,17 @@ use super::apt::Apt;
 use super::{cache_dir, say, show};
 use crate::process::{cargo, command, find, run};
 
-const CARGO_DENY: &str = "0.20.2";
+/// A cargo command that is installed in one version, into a directory of its own.
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+    reason: &'static str,
+}
+
+const CARGO_DENY: Tool =
+    Tool { name: "cargo-deny", version: "0.20.2", reason: "checks licences and sources" };
+const CARGO_FUZZ: Tool =
+    Tool { name: "cargo-fuzz", version: "0.13.2", reason: "builds and runs fuzz targets" };
 
 /// Commands and files, the Debian package each is in, and what for.
 const SYSTEM: [(&str, &str, &str); 10] = [
@@ -32,7 +42,7 @@ const PACPARSER: &str = "/usr/lib/python3/dist-packages/pacparser/__init__.py";
 pub(super) fn ensure(cache: &Path, apt: &Apt) -> Result<()> {
     components()?;
     system(apt)?;
-    deny(cache)
+    CARGO_DENY.ensure(cache)
 }
 
 /// The cargo-deny that setup has installed.
@@ -41,7 +51,25 @@ pub(super) fn ensure(cache: &Path, apt: &Apt) -> Result<()> {
 ///
 /// There is no home directory.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    Ok(deny_root(&cache_dir()?).join("bin/cargo-deny"))
+    Ok(CARGO_DENY.program(&cache_dir()?))
+}
+
+/// cargo-fuzz, installed when it is asked for: neither tests nor lab fuzz anything.
+///
+/// # Errors
+///
+/// It or the C++ compiler for the fuzzer's runtime cannot be installed.
+pub(crate) fn cargo_fuzz() -> Result<PathBuf> {
+    if find("c++").is_none() {
+        say("installing", "g++ (apt): compiles the fuzzer's runtime");
+        if let Err(failed) = Apt::default().install(&["g++"]) {
+            show(&failed);
+            bail!("there is no C++ compiler: install g++ by hand");
+        }
+    }
+    let cache = cache_dir()?;
+    CARGO_FUZZ.ensure(&cache)?;
+    Ok(CARGO_FUZZ.program(&cache))
 }
 
 /// `cargo install` of one version of a crate's commands into a directory of their own.
@@ -112,28 +140,30 @@ fn system(apt: &Apt) -> Result<()> {
     Ok(())
 }
 
-fn deny(cache: &Path) -> Result<()> {
-    let root = deny_root(cache);
-    let program = root.join("bin/cargo-deny");
-    let is_there = || {
-        run(command(&program).arg("--version"))
-            .is_ok_and(|printed| printed.stdout.trim() == format!("cargo-deny {CARGO_DENY}"))
-    };
-    if is_there() {
-        say("found", &format!("cargo-deny {CARGO_DENY}"));
-        return Ok(());
+impl Tool {
+    fn ensure(&self, cache: &Path) -> Result<()> {
+        let Self { name, version, reason } = self;
+        let is_there = || {
+            run(command(self.program(cache)).arg("--version"))
+                .is_ok_and(|printed| printed.stdout.trim() == format!("{name} {version}"))
+        };
+        if is_there() {
+            say("found", &format!("{name} {version}"));
+            return Ok(());
+        }
+        say("building", &format!("{name} {version} (cargo install), minutes: {reason}"));
+        if let Err(failed) = run(&mut cargo_install(name, version, &self.root(cache))) {
+            show(&failed);
+            bail!("{name} does not build, see above: mend that and run `cargo xtask setup` again");
+        }
+        Ok(())
     }
-    say(
-        "building",
-        &format!("cargo-deny {CARGO_DENY} (cargo install), minutes: checks licences and sources"),
-    );
-    if let Err(failed) = run(&mut cargo_install("cargo-deny", CARGO_DENY, &root)) {
-        show(&failed);
-        bail!("cargo-deny does not build, see above: mend that and run `cargo xtask setup` again");
-    }
-    Ok(())
-}
 
-fn deny_root(cache: &Path) -> PathBuf {
-    cache.join(format!("tools/cargo-deny-{CARGO_DENY}"))
+    fn root(&self, cache: &Path) -> PathBuf {
+        cache.join(format!("tools/{}-{}", self.name, self.version))
+    }
+
+    fn program(&self, cache: &Path) -> PathBuf {
+        self.root(cache).join("bin").join(self.name)
+    }
 }

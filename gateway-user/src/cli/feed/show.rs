@@ -1,4 +1,4 @@
-//! `breakout365 feed`: Microsoft's endpoint list, as it was read.
+//! `breakout365 feed show`: Microsoft's endpoint list, as it was read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -7,15 +7,9 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::output::{self, PortRange};
+use crate::cli::output::{self, PortRange};
 use crate::exit::Failure;
 use crate::feed::{self, Category, EndpointSet, FeedIdentity, SetId, Snapshot};
-
-/// Verbs of the feed.
-#[derive(Debug, clap::Subcommand)]
-pub enum FeedVerb {
-    Show(Show),
-}
 
 /// Version, digest, counts and the endpoint sets
 #[derive(Debug, clap::Args)]
@@ -29,21 +23,18 @@ pub struct Show {
     json: bool,
 }
 
-pub(super) fn run(verb: &FeedVerb) -> Result<(), Failure> {
-    match verb {
-        FeedVerb::Show(show) => {
-            let snapshot = match &show.feed {
-                Some(path) => feed::read(path)?,
-                None => feed::embedded()?,
-            };
-            let report = Report::of(&snapshot);
-            if show.json { output::json(&report) } else { output::text(&report.text()) }
-        }
-    }
+pub(super) fn run(args: &Show) -> Result<(), Failure> {
+    let snapshot = match &args.feed {
+        Some(path) => feed::read(path)?,
+        None => feed::embedded()?,
+    };
+    let report = Report::of(&snapshot);
+    if args.json { output::json(&report) } else { output::text(&report.text()) }
 }
 
+/// A snapshot for people and programs.
 #[derive(Serialize)]
-struct Report {
+pub(super) struct Report {
     #[serde(flatten)]
     feed: FeedIdentity,
     counts: Counts,
@@ -78,7 +69,7 @@ struct Set {
 }
 
 impl Report {
-    fn of(snapshot: &Snapshot) -> Self {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
         let sets = || snapshot.sets.values();
         let prefixes: BTreeSet<IpNet> = sets().flat_map(|set| &set.prefixes).copied().collect();
         let ipv4_prefixes = count_ipv4(&prefixes);
@@ -98,7 +89,7 @@ impl Report {
         Self { feed, counts, sets: sets().map(Set::of).collect() }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let Counts { sets, sets_with_prefixes, ipv4_prefixes, ipv6_prefixes, .. } = self.counts;
         let mut text = format!(
             "{}\n{sets} sets, {sets_with_prefixes} with prefixes: {ipv4_prefixes} IPv4, \

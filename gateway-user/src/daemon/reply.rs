@@ -1,0 +1,235 @@
+//! What the daemon does for those who ask, and what it tells of itself.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tracing::{error, warn};
+
+use super::Daemon;
+use super::change::Change;
+use super::control::{Call, Reply, Request};
+use super::journal::Trigger;
+use super::revision::{ConfigText, Revision};
+use super::watch::seconds;
+use crate::datapath::{Loaded, Manifest};
+use crate::exit::{Exit, Failure};
+use crate::feed::{FetchError, SetId, Snapshot};
+use crate::observe::{self, Observation, PendingState};
+use crate::plan::{Plan, Refusal, Touched, touched};
+
+/// What `plan show` is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanReport {
+    /// Whether it waits for a person; if not, it is what a reload would do.
+    pub waiting: bool,
+    /// What `plan accept` and `plan reject` take.
+    pub id: String,
+    /// Since when it waits, RFC 3339.
+    pub since: Option<String>,
+    /// The plan.
+    pub plan: Plan,
+    /// The guards that hold it, or would.
+    pub refusals: Vec<Refusal>,
+    /// How much of what went direct since the generation was loaded belongs to sets that lose
+    /// rules.
+    pub touched: Touched,
+}
+
+impl Daemon<'_> {
+    /// Does what was asked for and replies.
+    pub(super) async fn answer(&mut self, call: Call) {
+        let reply = match self.work(&call.request).await {
+            Ok((text, report)) => Reply::Done { text, report },
+            Err(failure) => {
+                warn!("{:?} is refused: {failure}", call.request);
+                failure.into()
+            }
+        };
+        // Who asked may be gone.
+        drop(call.reply.send(reply));
+    }
+
+    async fn work(&mut self, request: &Request) -> Result<(String, Value), Failure> {
+        match request {
+            Request::Reload => {
+                let change = self.reload(Trigger::Reload).await?;
+                self.said(&change)
+            }
+            Request::Apply { confirm_within } => self.apply(*confirm_within).await,
+            Request::Confirm => {
+                self.confirm()?;
+                Ok(("confirmed".to_owned(), json!({"confirmed": true})))
+            }
+            Request::Rollback => {
+                let change = self.rollback().await?;
+                self.said(&change)
+            }
+            Request::PlanShow => {
+                let report = self.plan_report().await?;
+                let report = serde_json::to_value(report).map_err(|error| {
+                    Failure::new(Exit::Internal, format!("the plan as JSON: {error}"))
+                })?;
+                Ok((String::new(), report))
+            }
+            Request::PlanAccept { id } => {
+                let change = self.accept(id).await?;
+                self.said(&change)
+            }
+            Request::PlanReject { id } => {
+                self.reject(id)?;
+                Ok((format!("plan {id} is rejected"), json!({"rejected": id})))
+            }
+        }
+    }
+
+    async fn apply(&mut self, confirm_within: Option<u64>) -> Result<(String, Value), Failure> {
+        let back_to = self.serving.as_ref().map(|serving| serving.revision.clone());
+        let change = self.reload(Trigger::Apply).await?;
+        let Some(within) = confirm_within else { return self.said(&change) };
+        if !matches!(change, Change::Published(_)) {
+            return self.said(&change);
+        }
+        let Some(back_to) = back_to else {
+            return Err(Failure::new(
+                Exit::Usage,
+                "this is the first generation: there is none to go back to",
+            ));
+        };
+        self.start_trial(back_to, Duration::from_secs(within))?;
+        let (text, mut report) = self.said(&change)?;
+        let until = self.trial.as_ref().map(|trial| seconds(trial.until_time));
+        let words = until.as_deref().unwrap_or_default();
+        if let Some(report) = report.as_object_mut() {
+            report.insert("confirm_until".to_owned(), json!(until));
+        }
+        Ok((format!("{text}\n`breakout365 confirm` before {words}, or it goes back"), report))
+    }
+
+    /// What to say of a change; a held one is a refusal.
+    fn said(&self, change: &Change) -> Result<(String, Value), Failure> {
+        match change {
+            Change::Published(generation) => {
+                let prefixes = self
+                    .serving
+                    .as_ref()
+                    .map_or(0, |serving| serving.revision.compiled.table.prefixes().len());
+                let feed = self.snapshot().map(Snapshot::identity);
+                let words = feed.as_ref().map(ToString::to_string).unwrap_or_default();
+                Ok((
+                    format!("generation {generation} serves {prefixes} prefixes; {words}"),
+                    json!({"generation": generation, "prefixes": prefixes, "feed": feed}),
+                ))
+            }
+            Change::Held => {
+                let pending = self.pending.as_ref();
+                let id = pending.map(|pending| pending.plan.id()).unwrap_or_default();
+                let refusals = pending.map(|pending| super::change::held(&pending.refusals));
+                Err(Failure::new(
+                    Exit::Guard,
+                    format!(
+                        "plan {id} is held: {}; what served before goes on; see `breakout365 plan \
+                         show`, then `plan accept {id}` or `plan reject {id}`",
+                        refusals.unwrap_or_default()
+                    ),
+                ))
+            }
+        }
+    }
+
+    /// The pending plan, or what a reload would do now.
+    async fn plan_report(&mut self) -> Result<PlanReport, Failure> {
+        if let Some(pending) = &self.pending {
+            return Ok(PlanReport {
+                waiting: true,
+                id: pending.plan.id(),
+                since: Some(seconds(pending.since)),
+                touched: self.touched(&pending.plan),
+                plan: pending.plan.clone(),
+                refusals: pending.refusals.clone(),
+            });
+        }
+        let config = ConfigText::read(&self.settings.config)?;
+        let serving = self.serving.as_ref().map(|serving| &serving.revision);
+        let watch = if self.watch.differs_from(&config.config) { None } else { Some(&self.watch) };
+        let snapshot = match watch {
+            Some(watch) => watch.snapshot(serving.map(|revision| &revision.snapshot))?,
+            None => super::watch::FeedWatch::new(&config.config, &self.store)?
+                .snapshot(serving.map(|revision| &revision.snapshot))?,
+        };
+        let snapshot = snapshot
+            .ok_or_else(|| Failure::new(Exit::Feed, "no feed is there yet, so there is no plan"))?;
+        let revision = Revision::compile(config, snapshot)?;
+        let (plan, refusals) = self.examine(serving, &revision).await?;
+        Ok(PlanReport {
+            waiting: false,
+            id: plan.id(),
+            since: None,
+            touched: self.touched(&plan),
+            plan,
+            refusals,
+        })
+    }
+
+    /// Nothing, where the counters cannot be read: they only enrich.
+    fn touched(&self, plan: &Plan) -> Touched {
+        let counters = Loaded::open(&self.settings.pins)
+            .and_then(|loaded| Ok(direct_bytes(loaded.manifest(), &loaded.counts()?)));
+        match counters {
+            Ok(counters) => touched(plan, &counters),
+            Err(_) => Touched::default(),
+        }
+    }
+
+    /// The source was asked.
+    pub(super) async fn checked(&mut self, checked: Option<Result<Snapshot, FetchError>>) {
+        match checked {
+            Some(Ok(_)) => self.take_feed(Trigger::Feed).await,
+            Some(Err(error)) => warn!("{error}"),
+            None => {}
+        }
+        self.watch.remember(&self.store);
+        self.look_at_the_clock().await;
+    }
+
+    /// Nobody has confirmed.
+    pub(super) async fn trial_is_over(&mut self) {
+        warn!("nobody confirmed: going back");
+        if let Err(failure) = self.go_back(Trigger::Unconfirmed).await {
+            error!("cannot go back, trying again in a moment: {failure}");
+            self.problem = Some(failure.to_string());
+        }
+    }
+
+    /// Tells everyone who looks.
+    pub(super) fn tell(&self) {
+        let inspecting = self.serving.as_ref().is_some_and(|serving| serving.inspecting);
+        self.observer.tell(&Observation {
+            version: observe::VERSION,
+            pid: std::process::id(),
+            started: seconds(self.started),
+            generation: self.serving.as_ref().map(|serving| serving.generation),
+            feed: self.watch.state(self.snapshot(), inspecting),
+            pending: self.pending.as_ref().map(|pending| PendingState {
+                id: pending.plan.id(),
+                since: seconds(pending.since),
+                feed: pending.revision.feed(),
+                summary: pending.plan.summary(),
+                refusals: pending.refusals.iter().map(ToString::to_string).collect(),
+            }),
+            confirm_until: self.trial.as_ref().map(|trial| seconds(trial.until_time)),
+            problem: self.problem.clone(),
+        });
+    }
+}
+
+/// Bytes that went direct, by combination of endpoint sets.
+fn direct_bytes(
+    manifest: &Manifest,
+    counts: &crate::datapath::Counts,
+) -> Vec<(BTreeSet<SetId>, u64)> {
+    let decided = counts.decided();
+    let groups = manifest.groups.iter().cloned();
+    groups.zip(decided.groups()).map(|(sets, counter)| (sets, counter.bytes)).collect()
+}

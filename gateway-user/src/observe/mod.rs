@@ -1,0 +1,88 @@
+//! What the daemon tells of itself: one versioned document, on a socket it never reads.
+//!
+//! [`Observation`] holds what the pins cannot say: where the feed stands, which plan waits for a
+//! person, what has to be confirmed. `status` renders it beside what is loaded.
+
+mod socket;
+
+use serde::{Deserialize, Serialize};
+
+use crate::feed::FeedIdentity;
+
+pub(crate) use socket::FILE;
+pub use socket::read;
+
+/// Version of the document; another one is not understood.
+pub const VERSION: u32 = 1;
+
+/// The daemon's state. Times are RFC 3339, UTC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started.
+    pub started: String,
+    /// The generation it published last; `None` while there is no feed yet.
+    pub generation: Option<u64>,
+    /// The feed.
+    pub feed: FeedState,
+    /// The plan that waits for a person.
+    pub pending: Option<PendingState>,
+    /// What has to be confirmed, and until when.
+    pub confirm_until: Option<String>,
+    /// What went wrong last and has not come right since, one line.
+    pub problem: Option<String>,
+}
+
+/// Where the feed stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedState {
+    /// Where it comes from, in words.
+    pub source: String,
+    /// Which one serves.
+    pub serving: Option<FeedIdentity>,
+    /// When the source was last asked; never, for a file or the snapshot in the binary.
+    pub last_check: Option<String>,
+    /// When it last answered as it should.
+    pub last_success: Option<String>,
+    /// When it is asked next.
+    pub next_check: Option<String>,
+    /// Checks by what became of them: `ok` or the kind of failure.
+    pub checks: std::collections::BTreeMap<String, u64>,
+    /// Why the last check failed, one line; `None` when it did not.
+    pub problem: Option<String>,
+    /// Whether the last success is longer ago than `max-age`.
+    pub stale: bool,
+    /// Whether everything is inspected for that.
+    pub inspecting: bool,
+    /// Additions that wait for the day they become effective.
+    pub held: Vec<HeldState>,
+}
+
+/// An addition that is held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldState {
+    /// The endpoint set.
+    pub set: u32,
+    /// The prefix that was added to it.
+    pub prefix: ipnet::IpNet,
+    /// The day, `YYYY-MM-DD`.
+    pub effective: String,
+}
+
+/// A plan that guards hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingState {
+    /// What `plan accept` and `plan reject` take.
+    pub id: String,
+    /// Since when.
+    pub since: String,
+    /// The feed it leads to.
+    pub feed: FeedIdentity,
+    /// The plan in one line.
+    pub summary: String,
+    /// The guards that hold it, each with its limit, one line each.
+    pub refusals: Vec<String>,
+}

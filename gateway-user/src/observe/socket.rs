@@ -1,0 +1,39 @@
+//! The reading end of the observation socket.
+
+use std::io::Read as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Observation, VERSION};
+use crate::exit::{Exit, Failure};
+
+/// Its file name in the run directory.
+pub(crate) const FILE: &str = "observe.sock";
+/// The daemon writes at once; while it publishes, after that.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LONGEST: u64 = 16 << 20;
+
+/// The state of the daemon that listens in `run_dir`; `None` where no daemon does.
+///
+/// # Errors
+///
+/// A daemon answers, but not with a document of [`VERSION`].
+pub fn read(run_dir: &Path) -> Result<Option<Observation>, Failure> {
+    let path = run_dir.join(FILE);
+    let Ok(stream) = UnixStream::connect(&path) else { return Ok(None) };
+    let failed = |why: &dyn std::fmt::Display| {
+        Failure::new(Exit::Daemon, format!("{}: the daemon's state: {why}", path.display()))
+    };
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| failed(&error))?;
+    let mut json = String::new();
+    stream.take(LONGEST).read_to_string(&mut json).map_err(|error| failed(&error))?;
+    let observation: Observation = serde_json::from_str(&json).map_err(|error| failed(&error))?;
+    if observation.version != VERSION {
+        let other = observation.version;
+        return Err(failed(&format_args!(
+            "version {other}, this binary reads {VERSION}; use the binary that the daemon runs"
+        )));
+    }
+    Ok(Some(observation))
+}

@@ -1,0 +1,471 @@
+//! The daemon in step with a web service: good versions serve, bad answers and refused plans leave
+//! the last good one at work, and a person sees why and decides. Needs root.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod support;
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use gateway_common::Transport;
+use gateway_user::exit::Exit;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::product::Product;
+use support::web_service::{Answer, Script, WebService};
+use support::{CLIENT, LAN, Marked, PATIENCE, Site, frame, wait_until};
+
+const FIRST: &str = "2026063000";
+const SECOND: &str = "2026073100";
+const THIRD: &str = "2026083100";
+
+/// Direct by every list here.
+const ALWAYS: (Transport, &str) = (Transport::Tcp, "40.96.0.1:443");
+/// Direct by [`more`] only.
+const ADDED: (Transport, &str) = (Transport::Tcp, "52.112.0.1:443");
+
+/// A set with these prefixes.
+fn list(prefixes: &[&str]) -> String {
+    json!([{
+        "id": 1, "serviceArea": "Exchange", "category": "Optimize", "required": true,
+        "ips": prefixes, "tcpPorts": "443"
+    }])
+    .to_string()
+}
+
+fn base() -> String {
+    list(&["40.96.0.0/13", "2603:1006::/40"])
+}
+
+fn more() -> String {
+    list(&["40.96.0.0/13", "52.112.0.0/14", "2603:1006::/40"])
+}
+
+fn serving(version: &str, list: &str) -> Script {
+    Script::serving("Worldwide", version, list)
+}
+
+/// A gateway with a web service of its own, and the product on both.
+struct Stage<'a> {
+    site: &'a Site,
+    service: WebService,
+    product: Product<'a>,
+}
+
+impl<'a> Stage<'a> {
+    fn new(site: &'a Site, script: Script) -> Self {
+        let service = site.gateway.enter(|| WebService::start(script)).unwrap();
+        let stage = Self { site, service, product: Product::new(site, "auto") };
+        stage.configure("", "");
+        stage
+    }
+
+    /// With more keys under `[feed]`, and more text behind it.
+    fn configure(&self, feed: &str, more: &str) {
+        self.product.configure(&format!(
+            "version = 1\n[[interface]]\nname = \"{LAN}\"\n[feed]\ninstance = \"Worldwide\"\n\
+             service = \"{}\"\nca-file = \"{}\"\npoll-interval = \"1s\"\n{feed}\n{more}\n",
+            self.service.base_url(),
+            self.service.ca_file().display()
+        ));
+    }
+
+    /// What the daemon says of itself.
+    fn daemon(&self) -> Value {
+        self.product.status()["daemon"].clone()
+    }
+
+    fn wait_for_version(&self, version: &str) {
+        wait_until(&format!("version {version} serves"), || {
+            self.product.verb(&["status"]).status.success()
+                && self.product.status()["feed"]["version"] == version
+        });
+    }
+
+    fn assert_direct(&self, destinations: &[(Transport, &str)]) {
+        let frames: Vec<_> = destinations.iter().map(|to| frame(*to)).collect();
+        let direct = u64::try_from(frames.len()).unwrap();
+        let marked = self.site.send_from(CLIENT, &frames);
+        assert_eq!(marked, Marked { direct, none: 0, odd: 0 }, "{destinations:?}");
+    }
+
+    fn assert_inspected(&self, destinations: &[(Transport, &str)]) {
+        let frames: Vec<_> = destinations.iter().map(|to| frame(*to)).collect();
+        let none = u64::try_from(frames.len()).unwrap();
+        let marked = self.site.send_from(CLIENT, &frames);
+        assert_eq!(marked, Marked { direct: 0, none, odd: 0 }, "{destinations:?}");
+    }
+
+    /// The id of the plan that waits.
+    fn wait_for_plan(&self) -> String {
+        wait_until("a plan waits", || self.daemon()["pending"].is_object());
+        self.daemon()["pending"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the source has been asked `times` times more.
+    fn wait_for_checks(&self, times: u64) {
+        let checks = || {
+            let checks = self.daemon()["feed"]["checks"].clone();
+            checks.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>()
+        };
+        let before = checks();
+        wait_until("the source is asked", || checks() >= before + times);
+    }
+
+    /// Waits until the daemon says `word` of the feed, of a problem or of a plan that waits.
+    fn wait_for_problem(&self, what: &str, word: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let daemon = self.daemon();
+            let places = [&daemon["feed"]["problem"], &daemon["problem"], &daemon["pending"]];
+            if places.iter().any(|place| place.to_string().contains(word)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {word:?} is not in {daemon:#}");
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn journal(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.product.state_dir().join("journal.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+#[test]
+fn each_version_is_fetched_once_and_serves_before_it_is_kept() {
+    let site = Site::new();
+    let stage = Stage::new(&site, serving(FIRST, &base()));
+    // Older than the snapshot in the binary: the guard against going back is in the way.
+    stage.configure(
+        "",
+        "[guards]\nallow = [\"version_back\", \"prefixes_leaving\", \"space_leaving\"]",
+    );
+    let daemon = stage.product.start();
+    stage.wait_for_version(FIRST);
+    stage.assert_direct(&[ALWAYS]);
+    stage.assert_inspected(&[ADDED]);
+    stage.service.set(serving(SECOND, &more()));
+    stage.wait_for_version(SECOND);
+    stage.assert_direct(&[ALWAYS, ADDED]);
+    stage.wait_for_checks(2);
+    let requests = stage.service.requests();
+    let fetched = requests.iter().filter(|path| path.starts_with("/endpoints/")).count();
+    assert_eq!(fetched, 2, "{requests:?}");
+    let kept = fs::read_to_string(stage.product.state_dir().join("last-good.json")).unwrap();
+    assert!(kept.contains(SECOND));
+    let published: Vec<_> = stage
+        .journal()
+        .iter()
+        .map(|entry| (entry["trigger"].clone(), entry["feed"]["version"].clone()))
+        .collect();
+    let (start, feed) = (json!("start"), json!("feed"));
+    assert_eq!(
+        published,
+        [(start, json!(SECOND)), (feed.clone(), json!(FIRST)), (feed, json!(SECOND))]
+    );
+    daemon.terminate();
+}
+
+#[test]
+fn no_bad_answer_moves_the_last_good_table() {
+    let site = Site::new();
+    let stage = Stage::new(&site, serving(SECOND, &more()));
+    stage.configure("", "[guards]\nallow = [\"prefixes_leaving\", \"space_leaving\"]");
+    let daemon = stage.product.start();
+    // The snapshot in the binary has this version: it is not fetched.
+    stage.wait_for_version(SECOND);
+    stage.service.set(serving(THIRD, &more()));
+    stage.wait_for_version(THIRD);
+    let wide: Vec<String> = (0..16).map(|n| format!("{}.0.0.0/8", n + 60)).collect();
+    let wide: Vec<&str> = wide.iter().map(String::as_str).collect();
+    let later = "2026093000";
+    let at = |version: &str, answer: Answer| serving(version, &more()).on("/endpoints/", answer);
+    let bad: Vec<(&str, Script, &str)> = vec![
+        ("500", at(later, Answer::status(500)), "500"),
+        ("no list", at(later, Answer::json("{}")), "endpoint"),
+        ("HTML", at(later, Answer::json("<html></html>").typed("text/html")), "list"),
+        ("cut", at(later, Answer::json("[{\"id\":")), "JSON"),
+        ("too long a length", at(later, Answer::json(&more()).claiming(100_000)), "not whole"),
+        ("too large", at(later, Answer::json(&" ".repeat(9 << 20)).without_length()), "8388608"),
+        (
+            "another instance",
+            serving(later, &more()).on("/version/", Answer::version("China", later)),
+            "China",
+        ),
+        (
+            "no version",
+            serving(later, &more()).on("/version/", Answer::version("Worldwide", "soon")),
+            "soon",
+        ),
+        ("elsewhere", at(later, Answer::redirect(302, "https://203.0.113.9/x")), "sends on"),
+        ("empty", at("2026093001", Answer::json("[]")), "empty"),
+        ("the internet", serving("2026093002", &list(&["0.0.0.0/0"])), "whole internet"),
+        ("half of it", serving("2026093003", &list(&["0.0.0.0/1", "40.96.0.0/13"])), "wide_prefix"),
+        (
+            "private",
+            serving("2026093004", &list(&["10.0.0.0/11", "40.96.0.0/13"])),
+            "special_space",
+        ),
+        (
+            "many",
+            serving("2026093005", &list(&[&["40.96.0.0/13"], &wide[..]].concat())),
+            "table_growth",
+        ),
+        (
+            "nothing of ours",
+            serving(
+                "2026093006",
+                &json!([{
+                    "id": 1, "serviceArea": "Exchange", "category": "Default", "required": true
+                }])
+                .to_string(),
+            ),
+            "no prefix",
+        ),
+        ("an older one", serving(FIRST, &more()), "version_back"),
+    ];
+    for (what, script, word) in bad {
+        stage.service.set(script);
+        stage.wait_for_problem(what, word);
+        assert_eq!(stage.product.status()["feed"]["version"], THIRD, "{what}");
+        stage.assert_direct(&[ALWAYS, ADDED]);
+        let text = stage.product.text(&["status"]);
+        assert!(text.contains(word), "{what}: {word:?} is not in {text}");
+    }
+    // Too many requests: nothing for an hour, so this comes last.
+    stage.service.set(serving(THIRD, &more()).on("/version/", Answer::status(429)));
+    wait_until("429 is seen", || stage.daemon()["feed"]["checks"]["rate_limited"] == 1);
+    stage.service.set(serving("2026103100", &base()));
+    stage.assert_direct(&[ALWAYS, ADDED]);
+    daemon.terminate();
+}
+
+#[test]
+fn a_plan_that_guards_hold_waits_for_a_person() {
+    let site = Site::new();
+    let stage = Stage::new(&site, serving(THIRD, &base()));
+    let daemon = stage.product.start();
+    // From the snapshot in the binary to two prefixes: nearly everything leaves.
+    let id = stage.wait_for_plan();
+    stage.assert_direct(&[ALWAYS]);
+    // Over a restart, too.
+    daemon.terminate();
+    let daemon = stage.product.start();
+    assert_eq!(stage.wait_for_plan(), id);
+    let shown = stage.product.json(&["plan", "show"]);
+    assert_eq!((&shown["waiting"], &shown["id"]), (&json!(true), &json!(id)));
+    let guards: Vec<_> =
+        shown["refusals"].as_array().unwrap().iter().map(|held| held["guard"].clone()).collect();
+    assert!(guards.contains(&json!("prefixes_leaving")), "{guards:?}");
+    assert!(guards.contains(&json!("space_leaving")), "{guards:?}");
+    let text = stage.product.text(&["plan", "show"]);
+    for words in [id.as_str(), "prefixes_leaving", "plan accept", "IPv4", THIRD] {
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+    // It is not fetched again and again.
+    stage.service.requests();
+    stage.wait_for_checks(2);
+    assert!(stage.service.requests().iter().all(|path| path.starts_with("/version/")));
+    stage.product.assert_refused(&["plan", "accept", "0123456789ab"], Exit::Guard as i32, &[&id]);
+    stage.product.json(&["plan", "reject", &id]);
+    assert_eq!(stage.daemon()["pending"], Value::Null);
+    stage.wait_for_checks(2);
+    assert_eq!(stage.daemon()["pending"], Value::Null, "rejected once is rejected");
+    // The next version waits as well, and is accepted.
+    stage.service.set(serving("2026093000", &more()));
+    let id = stage.wait_for_plan();
+    stage.product.json(&["plan", "accept", &id]);
+    stage.wait_for_version("2026093000");
+    stage.assert_direct(&[ALWAYS, ADDED]);
+    let outcomes: Vec<_> = stage.journal().iter().map(|entry| entry["outcome"].clone()).collect();
+    let names = ["published", "held", "published", "held", "rejected", "held", "published"]
+        .map(|name| json!(name));
+    assert_eq!(outcomes, names);
+    let history = stage.product.json(&["feed", "history"]);
+    assert_eq!(history["entries"].as_array().unwrap().len(), outcomes.len());
+    let text = stage.product.text(&["feed", "history", "--last", "1"]);
+    assert!(text.contains("accept") && text.contains("2026093000"), "{text}");
+    assert!(!text.contains("reject"), "{text}");
+    // And back: this version is not taken again, the next one is.
+    stage.product.json(&["rollback"]);
+    assert_eq!(stage.product.status()["feed"]["version"], SECOND);
+    stage.wait_for_checks(2);
+    assert_eq!(stage.product.status()["feed"]["version"], SECOND);
+    assert_eq!(stage.daemon()["pending"], Value::Null);
+    daemon.terminate();
+}
+
+#[test]
+fn what_nobody_confirms_is_gone_back_from() {
+    let site = Site::new();
+    let product = Product::new(&site, "auto");
+    let good = support::product::with_hook(LAN, "auto");
+    let other = format!("{good}[policy]\nipv6 = false\n");
+    let daemon = product.start();
+    let prefixes = || product.status()["prefixes"]["ipv6"].clone();
+    // Confirmed.
+    product.configure(&other);
+    product.json(&["apply", "--confirm-within", "1h"]);
+    assert_eq!(prefixes(), 0);
+    product.assert_refused(&["reload"], Exit::Guard as i32, &["on trial", "breakout365 confirm"]);
+    product.json(&["confirm"]);
+    product.assert_refused(&["confirm"], Exit::Usage as i32, &["nothing waits"]);
+    // Not confirmed.
+    product.configure(&good);
+    product.json(&["apply", "--confirm-within", "2s"]);
+    assert_eq!(prefixes(), 1);
+    wait_until("it goes back", || prefixes() == 0);
+    // Killed on trial: the next one goes back.
+    product.json(&["apply", "--confirm-within", "1h"]);
+    assert_eq!(prefixes(), 1);
+    daemon.end(Signal::SIGKILL);
+    let daemon = product.start();
+    assert_eq!(prefixes(), 0);
+    // And the one after that takes the file as it is.
+    daemon.terminate();
+    let daemon = product.start();
+    assert_eq!(prefixes(), 1);
+    // A bad file puts nothing on trial.
+    product.configure("version = 2\n");
+    product.assert_refused(
+        &["apply", "--confirm-within", "5m"],
+        Exit::Config as i32,
+        &[&product.config().display().to_string(), ":1: version"],
+    );
+    product.assert_refused(&["confirm"], Exit::Usage as i32, &["nothing waits"]);
+    assert_eq!(prefixes(), 1);
+    daemon.terminate();
+}
+
+#[test]
+fn rollback_goes_to_the_generation_before_also_after_a_restart() {
+    let site = Site::new();
+    let product = Product::new(&site, "auto");
+    let good = support::product::with_hook(LAN, "auto");
+    let daemon = product.start();
+    product.assert_refused(&["rollback"], Exit::Usage as i32, &["no generation before"]);
+    product.configure(&format!("{good}[policy]\nipv6 = false\n"));
+    product.json(&["reload"]);
+    let prefixes = || product.status()["prefixes"]["ipv6"].clone();
+    assert_eq!(prefixes(), 0);
+    daemon.terminate();
+    let daemon = product.start();
+    assert_eq!(prefixes(), 0);
+    product.json(&["rollback"]);
+    assert_eq!(prefixes(), 1);
+    site.assert_it_marks();
+    daemon.terminate();
+}
+
+#[test]
+fn a_stale_feed_is_kept_or_inspected_as_the_operator_wants() {
+    let site = Site::new();
+    let stage = Stage::new(&site, serving(SECOND, &base()));
+    stage.configure("max-age = \"2s\"", "");
+    let daemon = stage.product.start();
+    stage.service.set(Script::new());
+    wait_until("it is stale", || stage.daemon()["feed"]["stale"] == true);
+    stage.assert_direct(&[ALWAYS]);
+    assert!(stage.product.text(&["status"]).contains("STALE"));
+    stage.configure("max-age = \"2s\"\non-stale = \"inspect\"", "");
+    stage.product.json(&["reload"]);
+    wait_until("everything is inspected", || stage.daemon()["feed"]["inspecting"] == true);
+    stage.assert_inspected(&[ALWAYS]);
+    stage.service.set(serving(SECOND, &base()));
+    wait_until("it is fresh", || stage.daemon()["feed"]["inspecting"] == false);
+    stage.assert_direct(&[ALWAYS]);
+    daemon.terminate();
+}
+
+#[test]
+fn a_start_never_waits_for_the_network() {
+    let site = Site::new();
+    let stage = Stage::new(&site, serving(THIRD, &more()));
+    stage.configure("", "[guards]\nallow = [\"prefixes_leaving\", \"space_leaving\"]");
+    let daemon = stage.product.start();
+    stage.wait_for_version(THIRD);
+    daemon.terminate();
+    // Nobody answers: the last good one.
+    stage.service.set(Script::new());
+    let daemon = stage.product.start();
+    assert_eq!(stage.product.status()["feed"]["version"], THIRD);
+    stage.assert_direct(&[ALWAYS, ADDED]);
+    daemon.terminate();
+    // Damaged: named, and skipped.
+    let file = stage.product.state_dir().join("last-good.json");
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let daemon = stage.product.start();
+    assert_eq!(stage.product.status()["feed"]["version"], SECOND, "the one in the binary");
+    assert!(daemon.log().contains("last-good.json"), "{}", daemon.log());
+    stage.assert_direct(&[ALWAYS]);
+    daemon.terminate();
+}
+
+#[test]
+fn an_instance_that_was_never_fetched_inspects_everything_until_it_is() {
+    let site = Site::new();
+    let stage = Stage::new(&site, Script::new());
+    let config = fs::read_to_string(stage.product.config()).unwrap();
+    stage.product.configure(&config.replace("Worldwide", "China"));
+    let daemon = stage.product.start_without_feed();
+    stage.assert_inspected(&[ALWAYS]);
+    stage.service.set(Script::serving("China", THIRD, &base()));
+    stage.wait_for_version(THIRD);
+    stage.assert_direct(&[ALWAYS]);
+    daemon.terminate();
+}
+
+#[test]
+fn additions_are_held_until_they_are_effective() {
+    let site = Site::new();
+    let stage = Stage::new(&site, serving(THIRD, &base()));
+    let allow = "[guards]\nallow = [\"prefixes_leaving\", \"space_leaving\"]";
+    stage.configure("hold-additions = \"until-effective\"", allow);
+    let daemon = stage.product.start();
+    stage.wait_for_version(THIRD);
+    let change = |date: &str| {
+        json!([{
+            "id": 1, "endpointSetId": 1, "disposition": "Change", "impact": "AddedIp",
+            "version": "2026093000",
+            "add": {"effectiveDate": date, "ips": ["52.112.0.0/14"]}
+        }])
+        .to_string()
+    };
+    let version = "2026093000";
+    let next = |date: &str| serving(version, &more()).on("/changes/", Answer::json(&change(date)));
+    stage.service.set(next("20991231"));
+    stage.wait_for_version(version);
+    stage.assert_direct(&[ALWAYS]);
+    stage.assert_inspected(&[ADDED]);
+    let held = stage.daemon()["feed"]["held"].clone();
+    assert_eq!(held, json!([{"set": 1, "prefix": "52.112.0.0/14", "effective": "2099-12-31"}]));
+    daemon.terminate();
+    // Over a restart, too; and once nobody holds it any more, it serves.
+    let daemon = stage.product.start();
+    stage.assert_inspected(&[ADDED]);
+    stage.configure("", allow);
+    stage.product.json(&["reload"]);
+    stage.assert_direct(&[ALWAYS, ADDED]);
+    daemon.terminate();
+}
+
+#[test]
+fn verbs_that_ask_the_daemon_say_so_when_there_is_none() {
+    let site = Site::new();
+    let product = Product::new(&site, "auto");
+    for verb in
+        [&["reload"][..], &["plan", "show"], &["rollback"], &["confirm"], &["plan", "accept", "x"]]
+    {
+        product.assert_refused(
+            verb,
+            Exit::Daemon as i32,
+            &["no daemon answers", "systemctl status"],
+        );
+    }
+}
