@@ -497,12 +497,51 @@ fn a_sign_in_host_that_no_list_can_have_is_refused() {
     assert!(export.render(Format::Nft, None).is_ok());
 }
 
+/// Whether a pattern of the feed covers a host, `*` being any text.
+fn covers(pattern: &str, host: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((before, after)) => {
+            host.len() >= before.len() + after.len()
+                && host.starts_with(before)
+                && host.ends_with(after)
+        }
+        None => pattern == host,
+    }
+}
+
 #[test]
-fn every_host_of_the_embedded_feed_is_a_name() {
+fn every_host_of_the_embedded_feed_goes_direct_unless_it_is_for_sign_in() {
     let snapshot = feed::embedded().unwrap();
     let policy = Policy { categories: Category::ALL.into(), ..Policy::default() };
     let compiled = compile(&snapshot, &policy).unwrap();
-    assert_eq!(*Export::new(&snapshot, &policy, &compiled).left_out(), BTreeSet::new());
+    let export = Export::new(&snapshot, &policy, &compiled);
+    assert_eq!(*export.left_out(), BTreeSet::new());
+    let sign_in = &snapshot.sets[&56].urls;
+    let mut cases: Vec<(String, String, bool)> = Vec::new();
+    for set in snapshot.sets.values() {
+        let port = match set.tcp.ranges().map(|range| *range.start()).find(|port| *port != 25) {
+            Some(port) if set.id != 56 => port,
+            _ => 443,
+        };
+        for url in &set.urls {
+            for filling in ["x", "x.y"] {
+                let host = url.replace('*', filling).to_ascii_lowercase();
+                let listed = |urls: &BTreeSet<String>| urls.iter().any(|url| covers(url, &host));
+                let mut others = snapshot.sets.values().filter(|other| other.id != 56);
+                let direct = !listed(sign_in)
+                    && others.any(|other| other.tcp.contains(port) && listed(&other.urls));
+                cases.push((format!("https://{host}:{port}/"), host, direct));
+            }
+        }
+    }
+    let direct = cases.iter().filter(|(.., direct)| *direct).count();
+    assert!(direct > 200 && direct < cases.len() - 40, "{direct} of {}", cases.len());
+    let pac = Pac::new(&rendered(&export, Format::Pac));
+    let urls: Vec<(&str, &str)> =
+        cases.iter().map(|(url, host, _)| (url.as_str(), host.as_str())).collect();
+    for ((url, _, direct), said) in cases.iter().zip(pac.ask(&urls)) {
+        assert_eq!(said == "DIRECT", *direct, "{url}: {said}");
+    }
 }
 
 #[test]
