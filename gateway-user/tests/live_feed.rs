@@ -341,6 +341,35 @@ fn what_nobody_confirms_is_gone_back_from() {
 }
 
 #[test]
+fn plan_show_says_what_a_reload_would_change() {
+    let site = Site::new();
+    let product = Product::new(&site, "auto");
+    let good = support::product::with_hook(LAN, "auto");
+    let daemon = product.start();
+    assert!(product.text(&["plan", "show"]).contains("would change nothing"));
+    product.configure(&format!(
+        "{good}[[policy.include]]\nname = \"partner\"\nprefixes = [\"8.8.8.0/24\"]\nports = \"443\"\n\
+         [[policy.exclude]]\nname = \"hole\"\nprefixes = [\"40.97.0.0/16\"]\n\
+         [policy.sources]\nprefixes = [\"192.0.2.0/24\"]\n"
+    ));
+    let shown = product.json(&["plan", "show"]);
+    assert_eq!(shown["waiting"], false);
+    assert_eq!(shown["plan"]["sources_after"], json!(["192.0.2.0/24"]));
+    let text = product.text(&["plan", "show"]);
+    for words in ["partner", "8.8.8.0/24", "hole", "40.97.0.0/16", "everybody -> 192.0.2.0/24"] {
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+    assert_eq!(product.status()["generation"], 1, "a look changes nothing");
+    product.json(&["reload"]);
+    let hole = (Transport::Tcp, "40.97.0.1:443");
+    let partner = (Transport::Tcp, "8.8.8.8:443");
+    let frames = [frame(hole), frame(partner), frame(ALWAYS)];
+    assert_eq!(site.send_from(CLIENT, &frames), Marked { direct: 2, none: 1, odd: 0 });
+    assert!(product.text(&["plan", "show"]).contains("would change nothing"));
+    daemon.terminate();
+}
+
+#[test]
 fn rollback_goes_to_the_generation_before_also_after_a_restart() {
     let site = Site::new();
     let product = Product::new(&site, "auto");

@@ -167,7 +167,7 @@ impl FeedWatch {
             // The task was aborted or broke down: the next check is a new one.
             Err(error) => {
                 warn!("a check of the feed broke down: {error}");
-                self.plan_next(Some(Duration::from_secs(60)));
+                self.plan_next(Some(Duration::from_mins(1)));
                 None
             }
         }
@@ -188,7 +188,7 @@ impl FeedWatch {
     ) -> Option<Result<Snapshot, FetchError>> {
         let now = Timestamp::now();
         self.last_check = Some(now);
-        let kind = outcome.as_ref().map_or_else(|error| error.kind(), |_| "ok").to_owned();
+        let kind = outcome.as_ref().map_or_else(FetchError::kind, |_| "ok").to_owned();
         let count = self.checks.entry(kind).or_default();
         *count = count.saturating_add(1);
         match outcome {
