@@ -246,7 +246,12 @@ fn no_bad_answer_moves_the_last_good_table() {
 #[test]
 fn a_plan_that_guards_hold_waits_for_a_person() {
     let site = Site::new();
-    let stage = Stage::new(&site, serving(THIRD, &base()));
+    let removed = json!([{
+        "id": 7, "endpointSetId": 1, "disposition": "Change", "impact": "RemovedIpOrUrl",
+        "version": THIRD, "remove": {"ips": ["52.96.0.0/14"]}
+    }]);
+    let changes = Answer::json(&removed.to_string());
+    let stage = Stage::new(&site, serving(THIRD, &base()).on("/changes/", changes));
     let daemon = stage.product.start();
     // From the snapshot in the binary to two prefixes: nearly everything leaves.
     let id = stage.wait_for_plan();
@@ -262,7 +267,7 @@ fn a_plan_that_guards_hold_waits_for_a_person() {
     assert!(guards.contains(&json!("prefixes_leaving")), "{guards:?}");
     assert!(guards.contains(&json!("space_leaving")), "{guards:?}");
     let text = stage.product.text(&["plan", "show"]);
-    for words in [id.as_str(), "prefixes_leaving", "plan accept", "IPv4", THIRD] {
+    for words in [id.as_str(), "prefixes_leaving", "plan accept", "IPv4", THIRD, "RemovedIpOrUrl"] {
         assert!(text.contains(words), "{words:?} is not in {text}");
     }
     // It is not fetched again and again.
