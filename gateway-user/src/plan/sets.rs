@@ -194,8 +194,9 @@ fn by_the_feed(
 ) -> Vec<String> {
     let mut reasons = Vec::new();
     if before.category != after.category {
-        let selected = |policy: &Policy| policy.categories.contains(&after.category);
-        let and = if selected(new) { "" } else { ", which the policy does not select" };
+        let selected = new.categories.contains(&after.category);
+        let named = new.include_sets.contains(&after.id);
+        let and = if selected || named { "" } else { ", which the policy does not select" };
         reasons.push(format!(
             "Microsoft moved it from {} to {}{and}",
             before.category, after.category
