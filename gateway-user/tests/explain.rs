@@ -171,19 +171,19 @@ fn the_verb_asks_the_loaded_program_from_where_it_is_told() {
     product.configure(&format!(
         "{}[[interface]]\nname = \"lan1\"\n\
          [policy.sources]\nprefixes = [\"10.1.0.0/16\"]\ninterfaces = [\"lan1\"]\n\
-         [[policy.include]]\nname = \"branch\"\nprefixes = [\"198.51.100.0/24\"]\n\
-         [[policy.exclude]]\nname = \"host\"\nprefixes = [\"198.51.100.9/32\"]\n",
+         [[policy.include]]\nname = \"branch\"\nprefixes = [\"52.96.7.0/24\"]\n\
+         [[policy.exclude]]\nname = \"host\"\nprefixes = [\"52.96.7.9/32\"]\n",
         with_hook(LAN, "auto")
     ));
     let daemon = product.start();
     let config = product.config();
     for (words, reason, own) in [
-        (&["10.1.2.3", "198.51.100.7", "tcp/443"][..], "matched", &["branch"][..]),
-        (&["10.1.2.3", "198.51.100.9", "tcp/443"], "excluded", &[]),
-        (&["10.2.2.3", "198.51.100.7", "tcp/443"], "source_not_listed", &[]),
-        (&["10.2.2.3", "198.51.100.7", "tcp/443", "--in", "lan1"], "matched", &["branch"]),
-        (&["10.2.2.3", "198.51.100.7", "tcp/443", "--in", LAN], "source_not_listed", &[]),
-        (&["198.51.100.7", "tcp/443"], "matched", &["branch"]),
+        (&["10.1.2.3", "52.96.7.7", "tcp/443"][..], "matched", &["branch"][..]),
+        (&["10.1.2.3", "52.96.7.9", "tcp/443"], "excluded", &[]),
+        (&["10.2.2.3", "52.96.7.7", "tcp/443"], "source_not_listed", &[]),
+        (&["10.2.2.3", "52.96.7.7", "tcp/443", "--in", "lan1"], "matched", &["branch"]),
+        (&["10.2.2.3", "52.96.7.7", "tcp/443", "--in", LAN], "source_not_listed", &[]),
+        (&["52.96.7.7", "tcp/443"], "matched", &["branch"]),
         // IPv6 has no listed prefix: the listed interface is taken.
         (&["2603:1006::1", "tcp/443"], "matched", &[]),
         (&["fd00::1", "2603:1006::1", "tcp/443"], "source_not_listed", &[]),

@@ -14,7 +14,7 @@ use gateway_common::abi::PortRange;
 use gateway_user::export::pieces::{Entry, entries};
 use gateway_user::export::{Export, ExportError, Format, Proxies};
 use gateway_user::feed::{self, Category, Snapshot};
-use gateway_user::policy::{Compiled, Exclusion, Policy, Rule, Table, compile};
+use gateway_user::policy::{Compiled, Exclude, OwnInclude, Policy, Rule, Table, compile, own_id};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -65,10 +65,51 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
+        Self::with(Policy::default())
+    }
+
+    /// With more in the policy than the categories.
+    fn with(policy: Policy) -> Self {
         let snapshot = feed::parse(FEED.as_bytes(), "a test").unwrap();
-        let policy = Policy { categories: Category::ALL.into(), ..Policy::default() };
+        let policy = Policy { categories: Category::ALL.into(), ..policy };
         let compiled = compile(&snapshot, &policy).unwrap();
         Self { snapshot, policy, compiled }
+    }
+
+    /// With an include of the operator's own, and excludes: addresses, a port of some, and one
+    /// port everywhere.
+    fn with_own() -> Self {
+        Self::with(Policy {
+            includes: vec![OwnInclude {
+                name: "branch".into(),
+                prefixes: nets(&["198.18.0.0/15", "40.96.0.0/12"]),
+                protocol: Some(Transport::Tcp),
+                ports: Some("443, 444".parse().unwrap()),
+                ..OwnInclude::default()
+            }],
+            excludes: vec![
+                Exclude {
+                    name: "lab".into(),
+                    prefixes: nets(&["40.96.1.0/24", "2603:1006:0:7::/64"]),
+                    ..Exclude::default()
+                },
+                Exclude {
+                    name: "mail".into(),
+                    prefixes: nets(&["40.97.7.0/28", "52.96.0.0/13"]),
+                    protocol: Some(Transport::Tcp),
+                    ports: Some("143, 443".parse().unwrap()),
+                    ..Exclude::default()
+                },
+                Exclude {
+                    name: "no-quic".into(),
+                    prefixes: nets(&["0.0.0.0/0", "::/0"]),
+                    protocol: Some(Transport::Udp),
+                    ports: Some("443".parse().unwrap()),
+                    ..Exclude::default()
+                },
+            ],
+            ..Policy::default()
+        })
     }
 
     fn entries(&self) -> Vec<Entry> {
@@ -99,6 +140,10 @@ impl Site {
     fn export(&self, entries: &[Entry]) -> Export {
         Export::with_entries(&self.snapshot, &self.policy, &self.compiled, entries)
     }
+}
+
+fn nets(texts: &[&str]) -> BTreeSet<IpNet> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
 fn proxies() -> Proxies {
@@ -168,6 +213,9 @@ fn nftables_decides_as_the_table_does() {
         nft.load(&rendered(&site.export(&entries), Format::Nft));
         nft.assert_decides(&packets(&entries));
     }
+    let own = Site::with_own();
+    nft.load(&rendered(&own.export(&own.entries()), Format::Nft));
+    nft.assert_decides(&packets(&own.entries()));
 }
 
 #[test]
@@ -178,6 +226,9 @@ fn ipset_decides_as_the_table_does() {
         ipset.load(&rendered(&site.export(&entries), Format::Ipset));
         ipset.assert_decides(&packets(&entries));
     }
+    let own = Site::with_own();
+    ipset.load(&rendered(&own.export(&own.entries()), Format::Ipset));
+    ipset.assert_decides(&packets(&own.entries()));
 }
 
 /// Addresses of which every port that a table has for them is direct.
@@ -231,9 +282,15 @@ fn cidr_has_the_prefixes_of_the_table_and_no_hole() {
 #[test]
 fn json_has_one_row_for_each_direct_packet_with_the_sets_it_comes_from() {
     let site = Site::new();
-    for entries in [site.entries(), site.entries_with_holes()] {
+    let own = Site::with_own();
+    for (site, entries) in
+        [(&site, site.entries()), (&site, site.entries_with_holes()), (&own, own.entries())]
+    {
         let document: Value =
             serde_json::from_str(&rendered(&site.export(&entries), Format::Json)).unwrap();
+        let names: Vec<&Value> =
+            document["excluded"].as_array().unwrap().iter().map(|row| &row["protocol"]).collect();
+        assert_eq!(names.len(), site.compiled.exclusions.len());
         let rows = document["prefixes"].as_array().unwrap();
         for (address, transport, port, direct) in packets(&entries) {
             let protocol = if transport == Transport::Tcp { "tcp" } else { "udp" };
@@ -250,17 +307,20 @@ fn json_has_one_row_for_each_direct_packet_with_the_sets_it_comes_from() {
                 .collect();
             assert_eq!(hits.len(), usize::from(direct), "{address} {protocol}/{port}");
             for hit in hits {
-                let sets: Vec<_> = hit["sets"].as_array().unwrap().iter().collect();
-                let says = |set: &&Value| {
-                    let id = set.as_u64().unwrap();
+                let sets = hit["sets"].as_array().unwrap();
+                let own = hit["own"].as_array().unwrap();
+                let ids = sets.iter().map(|set| set.as_u64().unwrap());
+                let ids: Vec<u64> = ids.chain(own.iter().map(|_| own_id(0).into())).collect();
+                assert!(own.iter().all(|name| name == "branch"), "{hit}");
+                let says = |id: &u64| {
                     site.compiled.rules.iter().any(|rule| {
-                        u64::from(rule.set) == id
+                        u64::from(rule.set) == *id
                             && rule.prefix.contains(&address)
                             && rule.transport == transport
                             && (rule.first..=rule.last).contains(&port)
                     })
                 };
-                assert!(!sets.is_empty() && sets.iter().all(says), "{address}: {hit}");
+                assert!(!ids.is_empty() && ids.iter().all(says), "{address}: {hit}");
             }
         }
         let hosts = document["hosts"].as_array().unwrap();
@@ -390,31 +450,55 @@ fn a_pac_file_decides_by_name_and_port_and_doubt_goes_to_the_proxy() {
 
 #[test]
 fn squid_decides_by_address_as_the_table_and_by_name_as_a_pac_file() {
-    let mut site = Site::new();
-    let entries = site.entries_with_holes();
-    site.compiled.exclusions = vec![Exclusion {
-        prefix: "40.96.1.0/24".parse().unwrap(),
-        transport: Transport::Tcp,
-        first: 0,
-        last: u16::MAX,
-        exclude: 0,
-    }];
-    // A name of an excluded address; the other names are elsewhere.
+    let site = Site::with_own();
+    let entries = site.entries();
+    // Names of excluded addresses; the other names are elsewhere.
     let elsewhere = NAMES.map(|(host, ..)| format!("9.9.9.9 {host}\n")).concat();
-    let hosts = format!("40.96.1.7 excluded.sharepoint.com\n{elsewhere}");
+    let excluded = "40.96.1.7 lab.sharepoint.com\n40.97.7.1 mail.sharepoint.com\n";
+    let hosts = format!("{excluded}{elsewhere}");
     let export = rendered(&site.export(&entries), Format::Squid);
     for (list, by_name) in [("breakout365", true), ("breakout365_address", false)] {
         let squid = Squid::start(&export, list, &hosts);
         for (host, port, direct) in NAMES {
             assert_eq!(squid.is_direct(host, port), direct && by_name, "{list}: {host}:{port}");
         }
-        assert!(!squid.is_direct("excluded.sharepoint.com", 443));
+        assert!(!squid.is_direct("lab.sharepoint.com", 443), "{list}");
+        assert!(!squid.is_direct("lab.sharepoint.com", 80), "{list}");
+        assert!(!squid.is_direct("mail.sharepoint.com", 443), "{list}");
+        assert_eq!(squid.is_direct("mail.sharepoint.com", 80), by_name, "{list}");
         for (address, transport, port, direct) in packets(&entries) {
             if transport == Transport::Tcp {
                 let host = consumers::in_url(address);
                 assert_eq!(squid.is_direct(&host, port), direct, "{list}: {host}:{port}");
             }
         }
+    }
+}
+
+#[test]
+fn what_is_excluded_everywhere_is_excluded_for_names() {
+    let site = Site::with(Policy {
+        excludes: vec![Exclude {
+            name: "no-plain-web".into(),
+            prefixes: nets(&["0.0.0.0/0"]),
+            protocol: Some(Transport::Tcp),
+            ports: Some("1-142, 994".parse().unwrap()),
+            ..Exclude::default()
+        }],
+        ..Policy::default()
+    });
+    let export = site.export(&site.entries());
+    assert!(!export.excludes_addresses());
+    let pac = Pac::new(&rendered(&export, Format::Pac));
+    let squid = Squid::start(&rendered(&export, Format::Squid), "breakout365", "");
+    for (url, host, port, direct) in [
+        ("http://a.sharepoint.com/", "a.sharepoint.com", 80, false),
+        ("https://a.sharepoint.com/", "a.sharepoint.com", 443, true),
+        ("https://outlook.office365.com:993/", "outlook.office365.com", 993, true),
+        ("https://outlook.office365.com:143/", "outlook.office365.com", 143, true),
+    ] {
+        assert_eq!(pac.ask(&[(url, host)]) == ["DIRECT"], direct, "{url}");
+        assert_eq!(squid.is_direct(host, port), direct, "{host}:{port}");
     }
 }
 
@@ -497,12 +581,51 @@ fn a_sign_in_host_that_no_list_can_have_is_refused() {
     assert!(export.render(Format::Nft, None).is_ok());
 }
 
+/// Whether a pattern of the feed covers a host, `*` being any text.
+fn covers(pattern: &str, host: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((before, after)) => {
+            host.len() >= before.len() + after.len()
+                && host.starts_with(before)
+                && host.ends_with(after)
+        }
+        None => pattern == host,
+    }
+}
+
 #[test]
-fn every_host_of_the_embedded_feed_is_a_name() {
+fn every_host_of_the_embedded_feed_goes_direct_unless_it_is_for_sign_in() {
     let snapshot = feed::embedded().unwrap();
     let policy = Policy { categories: Category::ALL.into(), ..Policy::default() };
     let compiled = compile(&snapshot, &policy).unwrap();
-    assert_eq!(*Export::new(&snapshot, &policy, &compiled).left_out(), BTreeSet::new());
+    let export = Export::new(&snapshot, &policy, &compiled);
+    assert_eq!(*export.left_out(), BTreeSet::new());
+    let sign_in = &snapshot.sets[&56].urls;
+    let mut cases: Vec<(String, String, bool)> = Vec::new();
+    for set in snapshot.sets.values() {
+        let port = match set.tcp.ranges().map(|range| *range.start()).find(|port| *port != 25) {
+            Some(port) if set.id != 56 => port,
+            _ => 443,
+        };
+        for url in &set.urls {
+            for filling in ["x", "x.y"] {
+                let host = url.replace('*', filling).to_ascii_lowercase();
+                let listed = |urls: &BTreeSet<String>| urls.iter().any(|url| covers(url, &host));
+                let mut others = snapshot.sets.values().filter(|other| other.id != 56);
+                let direct = !listed(sign_in)
+                    && others.any(|other| other.tcp.contains(port) && listed(&other.urls));
+                cases.push((format!("https://{host}:{port}/"), host, direct));
+            }
+        }
+    }
+    let direct = cases.iter().filter(|(.., direct)| *direct).count();
+    assert!(direct > 200 && direct < cases.len() - 40, "{direct} of {}", cases.len());
+    let pac = Pac::new(&rendered(&export, Format::Pac));
+    let urls: Vec<(&str, &str)> =
+        cases.iter().map(|(url, host, _)| (url.as_str(), host.as_str())).collect();
+    for ((url, _, direct), said) in cases.iter().zip(pac.ask(&urls)) {
+        assert_eq!(said == "DIRECT", *direct, "{url}: {said}");
+    }
 }
 
 #[test]
@@ -585,6 +708,23 @@ fn the_verb_writes_to_standard_output_or_replaces_a_file() {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && errors.lines().count() == 9, "{errors}");
     assert!(errors.lines().all(|line| line.contains(" is left out: ")), "{errors}");
+
+    let own = "[policy.sources]\nprefixes = [\"10.0.0.0/8\"]\n[[policy.exclude]]\nname = \"x\"\n\
+               prefixes = [\"40.96.0.0/16\"]\nports = \"443\"\n";
+    std::fs::write(&policy, format!("version = 1\n[[interface]]\nname = \"lan0\"\n{own}")).unwrap();
+    let arguments = ["export", "--feed", feed, "--config", policy.to_str().unwrap()];
+    for (more, words) in [
+        (&["--format", "cidr"][..], &["1 prefixes are left out", "sources are not in"][..]),
+        (&["--format", "nft"], &["sources are not in"]),
+        (&["--format", "pac", "--proxy", "PROXY a:1"], &["decides by name", "sources are not in"]),
+    ] {
+        let output = breakout365(&[&arguments[..], more].concat());
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{errors}");
+        let lines: Vec<&str> = errors.lines().collect();
+        assert_eq!(lines.len(), words.len(), "{errors}");
+        assert!(lines.iter().zip(words).all(|(line, words)| line.contains(words)), "{errors}");
+    }
 }
 
 #[test]

@@ -246,7 +246,12 @@ fn no_bad_answer_moves_the_last_good_table() {
 #[test]
 fn a_plan_that_guards_hold_waits_for_a_person() {
     let site = Site::new();
-    let stage = Stage::new(&site, serving(THIRD, &base()));
+    let removed = json!([{
+        "id": 7, "endpointSetId": 1, "disposition": "Change", "impact": "RemovedIpOrUrl",
+        "version": THIRD, "remove": {"ips": ["52.96.0.0/14"]}
+    }]);
+    let changes = Answer::json(&removed.to_string());
+    let stage = Stage::new(&site, serving(THIRD, &base()).on("/changes/", changes));
     let daemon = stage.product.start();
     // From the snapshot in the binary to two prefixes: nearly everything leaves.
     let id = stage.wait_for_plan();
@@ -262,7 +267,7 @@ fn a_plan_that_guards_hold_waits_for_a_person() {
     assert!(guards.contains(&json!("prefixes_leaving")), "{guards:?}");
     assert!(guards.contains(&json!("space_leaving")), "{guards:?}");
     let text = stage.product.text(&["plan", "show"]);
-    for words in [id.as_str(), "prefixes_leaving", "plan accept", "IPv4", THIRD] {
+    for words in [id.as_str(), "prefixes_leaving", "plan accept", "IPv4", THIRD, "RemovedIpOrUrl"] {
         assert!(text.contains(words), "{words:?} is not in {text}");
     }
     // It is not fetched again and again.
@@ -337,6 +342,35 @@ fn what_nobody_confirms_is_gone_back_from() {
     );
     product.assert_refused(&["confirm"], Exit::Usage as i32, &["nothing waits"]);
     assert_eq!(prefixes(), 1);
+    daemon.terminate();
+}
+
+#[test]
+fn plan_show_says_what_a_reload_would_change() {
+    let site = Site::new();
+    let product = Product::new(&site, "auto");
+    let good = support::product::with_hook(LAN, "auto");
+    let daemon = product.start();
+    assert!(product.text(&["plan", "show"]).contains("would change nothing"));
+    product.configure(&format!(
+        "{good}[[policy.include]]\nname = \"partner\"\nprefixes = [\"8.8.8.0/24\"]\nports = \"443\"\n\
+         [[policy.exclude]]\nname = \"hole\"\nprefixes = [\"40.97.0.0/16\"]\n\
+         [policy.sources]\nprefixes = [\"192.0.2.0/24\"]\n"
+    ));
+    let shown = product.json(&["plan", "show"]);
+    assert_eq!(shown["waiting"], false);
+    assert_eq!(shown["plan"]["sources_after"], json!(["192.0.2.0/24"]));
+    let text = product.text(&["plan", "show"]);
+    for words in ["partner", "8.8.8.0/24", "hole", "40.97.0.0/16", "everybody -> 192.0.2.0/24"] {
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+    assert_eq!(product.status()["generation"], 1, "a look changes nothing");
+    product.json(&["reload"]);
+    let hole = (Transport::Tcp, "40.97.0.1:443");
+    let partner = (Transport::Tcp, "8.8.8.8:443");
+    let frames = [frame(hole), frame(partner), frame(ALWAYS)];
+    assert_eq!(site.send_from(CLIENT, &frames), Marked { direct: 2, none: 1, odd: 0 });
+    assert!(product.text(&["plan", "show"]).contains("would change nothing"));
     daemon.terminate();
 }
 

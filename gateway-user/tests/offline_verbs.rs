@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 const EMBEDDED: &str = include_str!("../src/feed/worldwide-2026073100.json");
 
 fn breakout365(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_breakout365")).args(arguments).output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_breakout365"));
+    // Nothing was ever fetched, whatever this machine has.
+    command.args(["--state-dir", "/nonexistent"]).args(arguments).output().unwrap()
 }
 
 fn json_of(arguments: &[&str]) -> Value {
@@ -437,7 +439,7 @@ fn explain_names_what_decided_and_why_the_rest_did_not() {
 #[test]
 fn explain_takes_where_packets_come_from_into_account() {
     let config = ConfigFile::with_policy(
-        "[policy.sources]\nprefixes = [\"10.1.0.0/16\"]\ninterfaces = [\"lan0\"]",
+        "[[interface]]\nname = \"lan1\"\n[policy.sources]\nprefixes = [\"10.1.0.0/16\"]\ninterfaces = [\"lan0\"]",
     );
     let explain =
         |words: &[&str]| json_of(&[&["explain"], words, &["--config", config.path()]].concat());
@@ -465,6 +467,8 @@ fn explain_takes_where_packets_come_from_into_account() {
             assert_eq!(answer["near_misses"][0]["why"], reason, "{words:?}");
         }
     }
+    let unknown = ["explain", "40.96.0.1", "tcp/443", "--in", "lan2", "--config", config.path()];
+    assert!(refusal(&unknown, 2).starts_with("\"lan2\" is no [[interface]]"));
     let source = &explain(&["40.96.0.1", "tcp/443"])["source"];
     assert_eq!(source, "10.1.0.0");
     let shown = json_of(&["policy", "show", "--config", config.path()]);

@@ -73,7 +73,7 @@ fn expected(table: &Table, frames: &[Bytes], length: impl Fn(&Bytes) -> usize) -
 }
 
 fn replayed(bytes: &[u8], table: &Table) -> Tally {
-    replay(bytes, table).unwrap()
+    replay(bytes, table, None).unwrap()
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn a_file_that_ends_within_a_packet_counts_what_came_before() {
 fn what_is_no_capture_is_damaged_or_has_another_link_type_is_refused() {
     let table = table();
     let frame = Frame::tcp(to("40.96.0.1:443")).build().unwrap();
-    let refused = |file: &[u8]| replay(file, &table).unwrap_err();
+    let refused = |file: &[u8]| replay(file, &table, None).unwrap_err();
     for file in [&b""[..], b"\x1f\x8b\x08", b"#!/bin/sh\nexit 0\n", &[0; 4096], &[0xff; 4096]] {
         assert!(matches!(refused(file), CaptureError::NotACapture), "{file:?}");
     }
@@ -279,7 +279,7 @@ fn a_packet_longer_than_the_buffer_is_read_and_pipes_may_give_a_byte_at_a_time()
     let pieces = [Piece::at(0, &frame), Piece::at(1, &frame)];
     let capture = Capture { order: Order::Big, nanoseconds: true, link: 1 };
     for file in [pcap(capture, &pieces), pcapng(capture, &pieces)] {
-        for tally in [replayed(&file, &table), replay(Drip(&file), &table).unwrap()] {
+        for tally in [replayed(&file, &table), replay(Drip(&file), &table, None).unwrap()] {
             assert_eq!(tally.direct(), Count { packets: 2, bytes: 2 * (3 << 20) });
             assert_eq!(tally.end, End::Whole);
         }
@@ -294,7 +294,7 @@ fn a_reader_that_fails_is_told_from_a_damaged_file() {
             Err(std::io::Error::other("the disk is on fire"))
         }
     }
-    let error = replay(Broken, &table()).unwrap_err();
+    let error = replay(Broken, &table(), None).unwrap_err();
     assert_eq!(error.to_string(), "cannot be read: the disk is on fire");
 }
 
@@ -354,8 +354,8 @@ proptest! {
         }
         file.extend(&noise);
         file.truncate(cut.index(file.len() + 1));
-        let _ = replay(file.as_slice(), &table);
-        let _ = replay(noise.as_slice(), &table);
+        let _ = replay(file.as_slice(), &table, None);
+        let _ = replay(noise.as_slice(), &table, None);
     }
 }
 
@@ -403,11 +403,11 @@ fn the_verb_reports_verdicts_reasons_sets_time_and_share() {
         (
             "sets",
             json!([
-                {"id": 1, "own": false, "service_area": "Exchange", "category": "Optimize",
+                {"id": 1, "own": null, "service_area": "Exchange", "category": "Optimize",
                  "packets": 1, "bytes": 300},
-                {"id": 11, "own": false, "service_area": "Skype", "category": "Optimize",
+                {"id": 11, "own": null, "service_area": "Skype", "category": "Optimize",
                  "packets": 1, "bytes": 100},
-                {"id": 31, "own": false, "service_area": "SharePoint", "category": "Optimize",
+                {"id": 31, "own": null, "service_area": "SharePoint", "category": "Optimize",
                  "packets": 0, "bytes": 0},
             ]),
         ),
@@ -440,6 +440,58 @@ fn the_verb_reports_verdicts_reasons_sets_time_and_share() {
         assert_eq!(output.status.code(), Some(13), "{line}");
         assert!(output.stdout.is_empty() && line.lines().count() == 1, "{line}");
         assert!(line.starts_with(&format!("breakout365: {name}: ")), "{line}");
+    }
+}
+
+#[test]
+fn own_includes_are_named_excludes_counted_and_sources_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| -> String {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let frames: Vec<Bytes> = ["198.18.0.1:8443", "40.96.1.1:443", "40.96.2.1:443"]
+        .iter()
+        .map(|destination| Frame::tcp(to(destination)).build().unwrap())
+        .collect();
+    let pieces: Vec<Piece> = frames.iter().map(|frame| Piece::at(0, frame)).collect();
+    let capture = Capture { order: Order::Little, nanoseconds: false, link: 1 };
+    let capture = write("site.pcap", &pcap(capture, &pieces));
+    let config = write(
+        "config.toml",
+        br#"
+        version = 1
+        [[interface]]
+        name = "lan0"
+        [[policy.include]]
+        name = "branch"
+        prefixes = ["198.18.0.0/15"]
+        [[policy.exclude]]
+        name = "lab"
+        prefixes = ["40.96.1.0/24"]
+        [policy.sources]
+        interfaces = ["lan0"]
+        "#,
+    );
+    let report = |more: &[&str]| -> Value {
+        let output =
+            breakout365(&[&["replay", &capture, "--config", &config, "--json"], more].concat());
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let packets = |report: &Value, reason: &str| {
+        let mut reasons = report["reasons"].as_array().unwrap().iter();
+        reasons.find(|row| row["reason"] == reason).unwrap()["packets"].as_u64().unwrap()
+    };
+    let inside = report(&["--in", "lan0"]);
+    let of_reasons = ["matched", "excluded", "source_not_listed"];
+    assert_eq!(of_reasons.map(|reason| packets(&inside, reason)), [2, 1, 0]);
+    let own = inside["sets"].as_array().unwrap().last().unwrap();
+    assert_eq!((&own["own"], &own["packets"]), (&json!("branch"), &json!(1)));
+    for elsewhere in [&["--in", "lan1"][..], &[]] {
+        let report = report(elsewhere);
+        assert_eq!(of_reasons.map(|reason| packets(&report, reason)), [0, 1, 2], "{elsewhere:?}");
     }
 }
 
@@ -485,7 +537,7 @@ fn a_capture_by_tcpdump_counts_what_was_sent() {
         }
         let status = dump.wait_for(Duration::from_secs(20)).unwrap();
         assert!(status.is_some_and(|status| status.success()), "{interface}: {status:?}");
-        let tally = replay(std::fs::File::open(&path).unwrap(), &table()).unwrap();
+        let tally = replay(std::fs::File::open(&path).unwrap(), &table(), None).unwrap();
         assert_eq!((tally.total().packets, tally.direct().packets), (3, 2), "{interface}");
         assert_eq!(tally.end, End::Whole, "{interface}");
     }

@@ -92,6 +92,27 @@ fn the_configuration_lists_sources_and_status_shows_them() {
 }
 
 #[test]
+fn a_listed_interface_that_is_made_anew_is_listed_again() {
+    let site = Site::new();
+    site.add_lan("eth1", "lan1");
+    let product = Product::new(&site, "auto");
+    product.configure(&format!(
+        "{}[[interface]]\nname = \"lan1\"\n[policy.sources]\ninterfaces = [\"lan1\"]\n",
+        with_hook(LAN, "auto")
+    ));
+    let daemon = product.start();
+    assert_eq!(site.send_from(CLIENT, &traffic(DIRECT)), all(0));
+    assert_eq!(site.send_from("eth1", &traffic(DIRECT)), all(4));
+    site.gateway.run("ip link delete lan1").unwrap();
+    daemon.wait_for_log("interface lan1: gone", 1);
+    site.add_lan("eth1", "lan1");
+    daemon.wait_for_log("published", 2);
+    assert_eq!(site.send_from("eth1", &traffic(DIRECT)), all(4));
+    assert_eq!(site.send_from(CLIENT, &traffic(DIRECT)), all(0));
+    daemon.terminate();
+}
+
+#[test]
 fn programs_are_as_long_as_before_where_no_source_is_listed() {
     let length = |sources: Sources| {
         let table = one_table().for_sources(sources);

@@ -9,8 +9,9 @@ use std::path::Path;
 
 use super::input::Input;
 use super::output;
+use crate::config::Interface;
 use crate::datapath::{self, DatapathError, Pins, require_privileges};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::policy::{Table, feed_ids};
 use answer::{ProgramAnswer, ask_oracle};
 use question::Question;
@@ -39,6 +40,7 @@ pub struct ExplainArgs {
 pub(super) fn run(arguments: &ExplainArgs, pins: &Pins, state_dir: &Path) -> Result<(), Failure> {
     let said = Question::read(&arguments.question, arguments.ingress.clone())?;
     let loaded = arguments.input.load(state_dir)?;
+    refuse_unclassified(&said, &loaded.interfaces)?;
     let question = said.clone().with_a_listed_source(&loaded.policy.sources);
     let mut answer = ask_oracle(&loaded, &said, &question);
     answer.loaded = ask_program(pins, &question, &loaded.compiled.table)?;
@@ -48,6 +50,22 @@ pub(super) fn run(arguments: &ExplainArgs, pins: &Pins, state_dir: &Path) -> Res
         output::text(&answer.to_string())?;
     }
     answer.check()
+}
+
+/// Of an interface that is not attached there is nothing to explain.
+fn refuse_unclassified(question: &Question, inside: &[Interface]) -> Result<(), Failure> {
+    match &question.ingress {
+        Some(name)
+            if !inside.is_empty() && !inside.iter().any(|interface| interface.name == *name) =>
+        {
+            let problem = format_args!(
+                "{name:?} is no [[interface]] of the configuration: what comes in by it is not \
+                 classified, so it is inspected"
+            );
+            Err(Failure::new(Exit::Usage, problem))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// What the loaded program says. Nothing loaded, or no right to ask, is no answer; anything else

@@ -48,6 +48,17 @@ pub(super) fn run(arguments: &ExportArgs, state_dir: &Path) -> Result<(), Failur
         })?,
         None => output::text(text.trim_end_matches('\n'))?,
     }
+    warn_about(*format, &export);
+    if policy.sources.are_listed() {
+        warn(format_args!(
+            "the policy's sources are not in an export: whoever uses it has to ask for them first"
+        ));
+    }
+    Ok(())
+}
+
+/// What an export of this format leaves out, or cannot leave out.
+fn warn_about(format: Format, export: &Export) {
     if matches!(format, Format::Pac | Format::Squid | Format::Json) {
         for host in export.left_out() {
             warn(format_args!(
@@ -56,13 +67,19 @@ pub(super) fn run(arguments: &ExportArgs, state_dir: &Path) -> Result<(), Failur
             ));
         }
     }
-    if *format == Format::Pac && !compiled.exclusions.is_empty() {
+    if matches!(format, Format::Cidr | Format::Bird) && export.closed() > 0 {
+        warn(format_args!(
+            "{} prefixes are left out: some of their ports are excluded, and this format cannot \
+             tell ports apart",
+            export.closed()
+        ));
+    }
+    if format == Format::Pac && export.excludes_addresses() {
         warn(format_args!(
             "the policy's excludes are prefixes and a PAC file decides by name: its hosts go \
              direct wherever they lead; leave their sets out with exclude-sets"
         ));
     }
-    Ok(())
 }
 
 fn warn(what: fmt::Arguments) {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Config, FeedSource, Mode};
+use crate::config::{self, Config, FeedSource, Interface, Mode};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, Snapshot, Store};
 use crate::policy::{self, Compiled, Policy};
@@ -24,6 +24,8 @@ pub(super) struct Loaded {
     pub(super) policy: Policy,
     /// Whether a daemon with this configuration marks.
     pub(super) mode: Mode,
+    /// The inside interfaces; none without a configuration.
+    pub(super) interfaces: Vec<Interface>,
     pub(super) snapshot: Snapshot,
     pub(super) compiled: Compiled,
 }
@@ -38,9 +40,11 @@ impl Input {
             (None, Some(source)) => at_hand(source, state_dir)?,
             (None, None) => feed::embedded()?,
         };
-        let (policy, mode) = config.map(|config| (config.policy, config.mode)).unwrap_or_default();
+        let (policy, mode, interfaces) = config
+            .map(|config| (config.policy, config.mode, config.interfaces))
+            .unwrap_or_default();
         let compiled = policy::compile(&snapshot, &policy)?;
-        Ok(Loaded { policy, mode, snapshot, compiled })
+        Ok(Loaded { policy, mode, interfaces, snapshot, compiled })
     }
 }
 

@@ -58,7 +58,7 @@ impl PlanVerb {
 }
 
 fn text(report: &PlanReport) -> String {
-    let PlanReport { waiting, id, since, plan, refusals, touched } = report;
+    let PlanReport { waiting, id, since, plan, refusals, touched, announced } = report;
     let head = if *waiting {
         let since = since.as_deref().unwrap_or_default();
         format!("plan {id} waits since {since}: `plan accept {id}` or `plan reject {id}`")
@@ -67,5 +67,7 @@ fn text(report: &PlanReport) -> String {
     } else {
         "nothing waits; a reload would do this:".to_owned()
     };
-    format!("{head}\n{}\n{}", plan_text::text(plan, refusals), plan_text::touched(touched))
+    let announced = announced.iter().map(|change| format!("Microsoft says: {change}"));
+    let lines = [head, plan_text::text(plan, refusals)].into_iter().chain(announced);
+    lines.chain([plan_text::touched(touched)]).collect::<Vec<_>>().join("\n")
 }

@@ -30,6 +30,12 @@ pub fn text(plan: &Plan, refusals: &[Refusal]) -> String {
     if let Some(more) = plan.sets.len().checked_sub(LISTED_SETS).filter(|more| *more > 0) {
         lines.push(format!("and {more} more sets (--json lists all)"));
     }
+    if plan.sources_before != plan.sources_after {
+        let [before, after] = [&plan.sources_before, &plan.sources_after].map(|sources| {
+            sources.as_ref().map_or_else(|| "everybody".to_owned(), |listed| listed.join(", "))
+        });
+        lines.push(format!("sources: {before} -> {after}"));
+    }
     for ExcludeChange { name, prefixes_entering, prefixes_leaving } in
         plan.excludes.iter().take(LISTED_SETS)
     {

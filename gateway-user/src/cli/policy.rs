@@ -133,7 +133,7 @@ struct ProtocolPorts {
 }
 
 impl Report {
-    fn of(Loaded { policy, mode, snapshot, compiled }: &Loaded) -> Self {
+    fn of(Loaded { policy, mode, snapshot, compiled, .. }: &Loaded) -> Self {
         let ids: BTreeSet<SetId> = compiled.rules.iter().map(|rule| rule.set).collect();
         let sets = feed_ids(&ids).len();
         let prefixes = prefixes(compiled, &Names::of(policy));

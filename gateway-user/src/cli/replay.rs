@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gateway_common::Reason;
 use serde::Serialize;
@@ -13,7 +12,8 @@ use serde::Serialize;
 use super::input::{Input, Loaded};
 use super::output;
 use crate::exit::{Exit, Failure};
-use crate::feed::{Category, FIRST_OWN_ID, FeedIdentity, SetId};
+use crate::feed::{Category, FeedIdentity, SetId};
+use crate::policy::Names;
 use crate::replay::{self, Count, End, Tally};
 
 /// What would become of the packets of a capture
@@ -32,6 +32,10 @@ pub struct ReplayArgs {
     #[command(flatten)]
     input: Input,
 
+    /// Inside interface that the capture is of, where the policy lists interfaces as sources
+    #[arg(long = "in", value_name = "INTERFACE")]
+    ingress: Option<String>,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -45,7 +49,8 @@ pub(super) fn run(arguments: &ReplayArgs, state_dir: &Path) -> Result<(), Failur
     };
     let file = File::open(&arguments.capture)
         .map_err(|error| failed(&format_args!("cannot be read: {error}")))?;
-    let tally = replay::replay(file, &loaded.compiled.table).map_err(|error| failed(&error))?;
+    let tally = replay::replay(file, &loaded.compiled.table, arguments.ingress.as_deref())
+        .map_err(|error| failed(&error))?;
     let report = Report::of(&loaded, &tally);
     if report.incomplete {
         // With standard error closed, the report itself still says it.
@@ -103,8 +108,8 @@ struct ReasonCount {
 #[derive(Serialize)]
 struct SetCount {
     id: SetId,
-    /// Whether it is an entry of the operator's own; it has no area and no category then.
-    own: bool,
+    /// The name of an own include, which has no area and no category.
+    own: Option<String>,
     service_area: Option<String>,
     category: Option<Category>,
     #[serde(flatten)]
@@ -171,10 +176,11 @@ impl Report {
         }
         let mut sets = output::table(&["set", "area", "category", "packets", "bytes"]);
         for set in &self.sets {
+            let missing = || "-".to_owned();
             sets.add_row([
-                if set.own { (set.id - FIRST_OWN_ID).to_string() } else { set.id.to_string() },
-                set.service_area.clone().unwrap_or_else(|| "own entry".to_owned()),
-                set.category.map_or_else(|| "-".to_owned(), |category| category.to_string()),
+                set.own.clone().unwrap_or_else(|| set.id.to_string()),
+                set.service_area.clone().unwrap_or_else(missing),
+                set.category.map_or_else(missing, |category| category.to_string()),
                 set.count.packets.to_string(),
                 set.count.bytes.to_string(),
             ]);
@@ -198,7 +204,7 @@ impl Report {
 }
 
 /// Every set with a rule, and what it would send direct.
-fn sets(Loaded { snapshot, compiled, .. }: &Loaded, tally: &Tally) -> Vec<SetCount> {
+fn sets(Loaded { policy, snapshot, compiled, .. }: &Loaded, tally: &Tally) -> Vec<SetCount> {
     let mut counts: BTreeMap<SetId, Count> =
         compiled.rules.iter().map(|rule| (rule.set, Count::default())).collect();
     for (group, sets) in (0_u16..).zip(compiled.table.groups()) {
@@ -208,11 +214,12 @@ fn sets(Loaded { snapshot, compiled, .. }: &Loaded, tally: &Tally) -> Vec<SetCou
             *count = count.plus(of_group);
         }
     }
+    let names = Names::of(policy);
     let report = |(id, count): (SetId, Count)| {
         let set = snapshot.sets.get(&id);
         SetCount {
             id,
-            own: id >= FIRST_OWN_ID,
+            own: names.include(id),
             service_area: set.map(|set| set.service_area.clone()),
             category: set.map(|set| set.category),
             count: count.into(),

@@ -392,13 +392,16 @@ mod tests {
     }
 
     #[test]
-    fn the_packaged_file_is_valid_and_means_the_defaults() {
+    fn the_packaged_file_is_valid_follows_the_feed_and_else_means_the_defaults() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pkg/config/config.toml");
         let config = Config::read(&path).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(
             config,
-            Config { interfaces: config.interfaces.clone(), ..parse(&with("")).unwrap() }
+            Config {
+                interfaces: config.interfaces.clone(),
+                ..parse(&with("[feed]\ninstance = \"Worldwide\"")).unwrap()
+            }
         );
         // Every key that the file explains, taken out of its comment, is valid as well.
         let all: String = text

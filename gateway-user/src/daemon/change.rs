@@ -163,6 +163,10 @@ impl Daemon<'_> {
                 return self.turn_down(feed, trigger, &refusals, &error.to_string());
             }
         };
+        let sets = revision.snapshot.sets.keys().copied().collect();
+        for change in self.watch.announced(&sets) {
+            info!("Microsoft says: {change}");
+        }
         match self.consider(revision, trigger).await {
             Ok(Change::Published(_)) => self.watch.taken(&self.store),
             Ok(Change::Held) => {}
@@ -378,7 +382,10 @@ impl Daemon<'_> {
     }
 }
 
-/// All refusals in one line.
+/// All refusals in one line; how to accept them is said once, by who prints it.
 pub(super) fn held(refusals: &[Refusal]) -> String {
-    refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let told = refusals
+        .iter()
+        .map(|Refusal { guard, what, limit, .. }| format!("{guard}: {what}; {limit}"));
+    told.collect::<Vec<_>>().join("; ")
 }

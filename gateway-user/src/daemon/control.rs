@@ -26,7 +26,7 @@ const LONGEST_REQUEST: u64 = 4096;
 /// For a client that connects and says nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A large table takes seconds to publish.
-const LONGEST_WORK: Duration = Duration::from_secs(120);
+const LONGEST_WORK: Duration = Duration::from_mins(2);
 
 /// What can be asked of a running daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

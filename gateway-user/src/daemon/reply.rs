@@ -15,7 +15,7 @@ use super::revision::{ConfigText, Revision};
 use super::watch::seconds;
 use crate::datapath::{Loaded, Manifest};
 use crate::exit::{Exit, Failure};
-use crate::feed::{FetchError, SetId, Snapshot};
+use crate::feed::{self, FetchError, SetId, Snapshot};
 use crate::observe::{self, Observation, PendingState};
 use crate::plan::{Plan, Refusal, Touched, touched};
 
@@ -35,6 +35,8 @@ pub struct PlanReport {
     /// How much of what went direct since the generation was loaded belongs to sets that lose
     /// rules.
     pub touched: Touched,
+    /// What Microsoft says of the sets that change, where it does.
+    pub announced: Vec<feed::Change>,
 }
 
 impl Daemon<'_> {
@@ -146,6 +148,7 @@ impl Daemon<'_> {
                 id: pending.plan.id(),
                 since: Some(seconds(pending.since)),
                 touched: self.touched(&pending.plan),
+                announced: self.announced(&pending.plan),
                 plan: pending.plan.clone(),
                 refusals: pending.refusals.clone(),
             });
@@ -167,9 +170,14 @@ impl Daemon<'_> {
             id: plan.id(),
             since: None,
             touched: self.touched(&plan),
+            announced: Vec::new(),
             plan,
             refusals,
         })
+    }
+
+    fn announced(&self, plan: &Plan) -> Vec<feed::Change> {
+        self.watch.announced(&plan.sets.iter().map(|change| change.set).collect())
     }
 
     /// Nothing, where the counters cannot be read: they only enrich.

@@ -1,6 +1,6 @@
 //! The feed's source: when it is asked, what it answered last, and whether that is too long ago.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::config::{Config, FeedOptions, FeedSource, HoldAdditions, OnStale};
 use crate::exit::{Exit, Failure};
 use crate::feed::{
     self, Changes, Check, Client, ClientId, FeedIdentity, FetchError, HeldAddition, Limits,
-    Schedule, Snapshot, Store,
+    Schedule, SetId, Snapshot, Store,
 };
 use crate::observe::{FeedState, HeldState};
 
@@ -154,8 +154,7 @@ impl FeedWatch {
             }
             let known = self.known(serving);
             let since = serving.and_then(|serving| serving.version.clone());
-            let hold = self.options.hold_additions == HoldAdditions::UntilEffective;
-            self.running = Some(tokio::spawn(fetch(client, known, since.filter(|_| hold))));
+            self.running = Some(tokio::spawn(fetch(client, known, since)));
         }
         let outcome = match self.running.as_mut() {
             Some(running) => running.await,
@@ -167,7 +166,7 @@ impl FeedWatch {
             // The task was aborted or broke down: the next check is a new one.
             Err(error) => {
                 warn!("a check of the feed broke down: {error}");
-                self.plan_next(Some(Duration::from_secs(60)));
+                self.plan_next(Some(Duration::from_mins(1)));
                 None
             }
         }
@@ -188,7 +187,7 @@ impl FeedWatch {
     ) -> Option<Result<Snapshot, FetchError>> {
         let now = Timestamp::now();
         self.last_check = Some(now);
-        let kind = outcome.as_ref().map_or_else(|error| error.kind(), |_| "ok").to_owned();
+        let kind = outcome.as_ref().map_or_else(FetchError::kind, |_| "ok").to_owned();
         let count = self.checks.entry(kind).or_default();
         *count = count.saturating_add(1);
         match outcome {
@@ -240,6 +239,13 @@ impl FeedWatch {
         let held = feed::hold(serving, full, changes, today());
         self.held = held.held;
         Some(held.snapshot)
+    }
+
+    /// What Microsoft says of the feed that came last and was not taken whole, as far as it is
+    /// about `sets`.
+    pub(super) fn announced(&self, sets: &BTreeSet<SetId>) -> Vec<feed::Change> {
+        let changes = self.incoming.iter().flat_map(|(_, changes)| &changes.changes);
+        changes.filter(|change| sets.contains(&change.set)).cloned().collect()
     }
 
     /// Whether the day has come for something that is held.
@@ -379,7 +385,9 @@ async fn fetch(
         match client.changes(&since).await {
             Ok(found) => changes = Some(found),
             // They only enrich: without them additions are effective at once.
-            Err(error) => warn!("{error}; additions of this version are not held"),
+            Err(error) => {
+                warn!("{error}; what changes is shown without dates, and nothing is held");
+            }
         }
     }
     Ok(Fetched { check, changes })

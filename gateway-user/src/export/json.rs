@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use gateway_common::Transport;
 use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{Export, ExportError, Piece};
 use crate::feed::{FeedIdentity, Ports, SetId};
-use crate::policy::transport_name;
+use crate::policy::{feed_ids, transport_name};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -21,8 +22,8 @@ struct Document<'a> {
     hosts: Vec<Host>,
     /// What they inspect even so.
     inspected_hosts: Vec<String>,
-    /// And where: prefixes with an excluded port.
-    excluded_prefixes: &'a BTreeSet<IpNet>,
+    /// And where.
+    excluded: Vec<Exclude>,
 }
 
 #[derive(Serialize)]
@@ -36,7 +37,25 @@ struct Range<'a> {
     protocol: &'static str,
     from: u16,
     to: u16,
-    sets: &'a BTreeSet<SetId>,
+    sets: BTreeSet<SetId>,
+    /// Own includes, by name.
+    own: BTreeSet<String>,
+    #[serde(skip)]
+    group: &'a BTreeSet<SetId>,
+}
+
+#[derive(Serialize)]
+struct Exclude {
+    prefix: IpNet,
+    protocol: &'static str,
+    from: u16,
+    to: u16,
+}
+
+impl Exclude {
+    fn of((prefix, transport, from, to): &(IpNet, Transport, u16, u16)) -> Self {
+        Self { prefix: *prefix, protocol: transport_name(*transport), from: *from, to: *to }
+    }
 }
 
 #[derive(Serialize)]
@@ -52,18 +71,21 @@ pub(super) fn render(export: &Export) -> Result<String, ExportError> {
     let none = BTreeSet::new();
     let mut prefixes: BTreeMap<IpNet, Vec<Range>> = BTreeMap::new();
     for Piece { prefix, transport, first, last, group } in &export.pieces {
-        let sets = export.groups.get(usize::from(*group)).unwrap_or(&none);
+        let group = export.groups.get(usize::from(*group)).unwrap_or(&none);
         let protocol = transport_name(*transport);
         let ports = prefixes.entry(*prefix).or_default();
         match ports.last_mut() {
             // Other prefixes near it divide its ports; the sets do not.
             Some(range)
-                if (range.protocol, range.sets) == (protocol, sets)
+                if (range.protocol, range.group) == (protocol, group)
                     && range.to.checked_add(1) == Some(*first) =>
             {
                 range.to = *last;
             }
-            _ => ports.push(Range { protocol, from: *first, to: *last, sets }),
+            _ => {
+                let (sets, own) = (feed_ids(group), export.own.own(group));
+                ports.push(Range { protocol, from: *first, to: *last, sets, own, group });
+            }
         }
     }
     let sets = |name| export.hosts.get(name).into_iter().flat_map(BTreeMap::keys).copied();
@@ -77,7 +99,7 @@ pub(super) fn render(export: &Export) -> Result<String, ExportError> {
             .map(|(name, tcp)| Host { name: name.to_string(), tcp, sets: sets(name).collect() })
             .collect(),
         inspected_hosts: export.inspected.iter().map(ToString::to_string).collect(),
-        excluded_prefixes: &export.excluded,
+        excluded: export.excluded.iter().map(Exclude::of).collect(),
     };
     let json = serde_json::to_string_pretty(&document)
         .map_err(|error| ExportError::Json(error.to_string()))?;

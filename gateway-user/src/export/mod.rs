@@ -16,11 +16,13 @@ mod squid;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
+use gateway_common::Transport;
 use ipnet::IpNet;
 
 use crate::feed::{FeedIdentity, Ports, SetId, Snapshot};
-use crate::policy::{Compiled, Policy, select_hosts};
+use crate::policy::{Compiled, Exclusion, Names, Policy, select_hosts};
 use pieces::{Entry, Piece};
 
 pub use name::Name;
@@ -77,8 +79,11 @@ pub struct Export {
     table: String,
     pieces: Vec<Piece>,
     groups: Vec<BTreeSet<SetId>>,
+    own: Names,
     open: Vec<IpNet>,
-    excluded: BTreeSet<IpNet>,
+    /// Prefixes that have direct ports, and are not open for some that are excluded.
+    closed: usize,
+    excluded: BTreeSet<(IpNet, Transport, u16, u16)>,
     hosts: BTreeMap<Name, BTreeMap<SetId, Ports>>,
     inspected: BTreeSet<Name>,
     odd_inspected: Option<String>,
@@ -106,15 +111,23 @@ impl Export {
             table: compiled.table.digest(),
             pieces: pieces::pieces(entries),
             groups: compiled.table.groups().to_vec(),
+            own: Names::of(policy),
             open: pieces::open_prefixes(entries),
-            excluded: compiled.exclusions.iter().map(|exclusion| exclusion.prefix).collect(),
+            closed: pieces::half_open_prefixes(entries),
+            excluded: compiled.exclusions.iter().map(of_exclusion).collect(),
             hosts: BTreeMap::new(),
             inspected: BTreeSet::new(),
             odd_inspected: None,
             left_out: BTreeSet::new(),
         };
-        for (host, sets) in selected.direct {
+        let everywhere = export.excluded_everywhere();
+        for (host, mut sets) in selected.direct {
+            for ports in sets.values_mut() {
+                *ports = everywhere.iter().fold(ports.clone(), |ports, out| without(&ports, out));
+            }
+            sets.retain(|_, ports| !ports.is_empty());
             match Name::parse(&host) {
+                _ if sets.is_empty() => {}
                 // Two texts may be one name: case does not count.
                 Some(name) => export.hosts.entry(name).or_default().extend(sets),
                 None => _ = export.left_out.insert(host),
@@ -133,6 +146,20 @@ impl Export {
     #[must_use]
     pub const fn left_out(&self) -> &BTreeSet<String> {
         &self.left_out
+    }
+
+    /// How many prefixes formats without ports leave out: they have direct ports, and excluded
+    /// ones.
+    #[must_use]
+    pub const fn closed(&self) -> usize {
+        self.closed
+    }
+
+    /// Whether TCP ports of some prefixes are excluded, which what decides by name alone does not
+    /// see.
+    #[must_use]
+    pub fn excludes_addresses(&self) -> bool {
+        self.excluded_tcp().any(|(prefix, _)| prefix.prefix_len() > 0)
     }
 
     /// The export, ending in a line break.
@@ -170,6 +197,18 @@ impl Export {
         header
     }
 
+    fn excluded_tcp(&self) -> impl Iterator<Item = (IpNet, RangeInclusive<u16>)> + '_ {
+        let tcp = self.excluded.iter().filter(|(_, transport, ..)| *transport == Transport::Tcp);
+        tcp.map(|(prefix, _, first, last)| (*prefix, *first..=*last))
+    }
+
+    /// TCP ports that are excluded for all addresses of a family, and so for a name whatever it
+    /// leads to.
+    fn excluded_everywhere(&self) -> Vec<RangeInclusive<u16>> {
+        let everywhere = self.excluded_tcp().filter(|(prefix, _)| prefix.prefix_len() == 0);
+        everywhere.map(|(_, ports)| ports).collect()
+    }
+
     /// Pieces for those who do not ask for sets.
     fn merged(&self) -> Vec<Piece> {
         pieces::merged(&self.pieces)
@@ -187,6 +226,19 @@ impl Export {
         let all = |sets: &BTreeMap<SetId, Ports>| sets.values().flat_map(Ports::ranges).collect();
         Ok(self.hosts.iter().map(|(name, sets)| (name, all(sets))).collect())
     }
+}
+
+fn of_exclusion(exclusion: &Exclusion) -> (IpNet, Transport, u16, u16) {
+    (exclusion.prefix, exclusion.transport, exclusion.first, exclusion.last)
+}
+
+fn without(ports: &Ports, out: &RangeInclusive<u16>) -> Ports {
+    let rest = ports.ranges().flat_map(|range| {
+        let below = out.start().checked_sub(1).map(|end| *range.start()..=end.min(*range.end()));
+        let above = out.end().checked_add(1).map(|start| start.max(*range.start())..=*range.end());
+        [below, above]
+    });
+    rest.flatten().collect()
 }
 
 /// The feed's own texts are in comments: nothing in them may end one.

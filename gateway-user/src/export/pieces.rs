@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use gateway_common::Transport;
-use gateway_common::abi::{PortRange, PortSet};
+use gateway_common::abi::{EXCLUDED_GROUP, PortRange, PortSet};
 use ipnet::IpNet;
 
 use crate::policy::Table;
@@ -26,10 +26,6 @@ pub struct Piece {
 
 /// A prefix of a table with its ports.
 pub type Entry = (IpNet, PortSet);
-
-/// The group of ranges that an exclude takes out. They are in a port set only to be told from
-/// ports that no rule has.
-const EXCLUDED: u16 = u16::MAX;
 
 /// The prefixes of a table with their ports, ascending.
 #[must_use]
@@ -100,6 +96,15 @@ pub fn open_prefixes(entries: &[Entry]) -> Vec<IpNet> {
     open.into_iter().collect()
 }
 
+/// How many prefixes have direct ports and are not open.
+#[must_use]
+pub fn half_open_prefixes(entries: &[Entry]) -> usize {
+    let is_half_open = |ports: &PortSet| {
+        !is_open(ports) && all_ranges(ports).any(|range| range.group != EXCLUDED_GROUP)
+    };
+    entries.iter().filter(|(_, ports)| is_half_open(ports)).count()
+}
+
 /// A prefix and the group by which some port of it is direct.
 type State = (IpNet, Option<u16>);
 
@@ -159,16 +164,16 @@ fn direct_group(ports: &PortSet, transport: Transport, port: u16) -> Option<u16>
     ranges(ports, transport)
         .find(|range| (range.from..=range.to).contains(&port))
         .map(|range| range.group)
-        .filter(|group| *group != EXCLUDED)
+        .filter(|group| *group != EXCLUDED_GROUP)
 }
 
 fn is_open(ports: &PortSet) -> bool {
-    let mut groups = [Transport::Tcp, Transport::Udp]
-        .into_iter()
-        .flat_map(|transport| ranges(ports, transport))
-        .map(|range| range.group)
-        .peekable();
-    groups.peek().is_some() && groups.all(|group| group != EXCLUDED)
+    all_ranges(ports).next().is_some()
+        && all_ranges(ports).all(|range| range.group != EXCLUDED_GROUP)
+}
+
+fn all_ranges(ports: &PortSet) -> impl Iterator<Item = &PortRange> {
+    ranges(ports, Transport::Tcp).chain(ranges(ports, Transport::Udp))
 }
 
 #[cfg(test)]
@@ -201,8 +206,11 @@ mod tests {
     fn a_hole_is_in_no_piece_and_what_is_around_it_is() {
         let entries = [
             (net("40.96.0.0/13"), ports(&[(443, 443, 0)], &[(443, 443, 0)])),
-            (net("40.96.0.0/24"), ports(&[(443, 443, EXCLUDED)], &[(443, 443, 0)])),
-            (net("40.96.0.9/32"), ports(&[(25, 25, 1), (443, 443, EXCLUDED)], &[(443, 443, 0)])),
+            (net("40.96.0.0/24"), ports(&[(443, 443, EXCLUDED_GROUP)], &[(443, 443, 0)])),
+            (
+                net("40.96.0.9/32"),
+                ports(&[(25, 25, 1), (443, 443, EXCLUDED_GROUP)], &[(443, 443, 0)]),
+            ),
         ];
         let pieces = pieces(&entries);
         let of = |transport, port| -> Vec<String> {
@@ -245,7 +253,8 @@ mod tests {
 
     /// Prefixes close together, so that they nest, with few ports.
     fn any_entries() -> impl Strategy<Value = BTreeMap<IpNet, PortSet>> {
-        let range = prop_oneof![Just(None), Just(Some(0_u16)), Just(Some(1)), Just(Some(EXCLUDED))];
+        let range =
+            prop_oneof![Just(None), Just(Some(0_u16)), Just(Some(1)), Just(Some(EXCLUDED_GROUP))];
         let ranges = prop::collection::vec(range, 4);
         let prefix = (any::<bool>(), 0_u32..64, 26_u8..=32).prop_map(|(v6, low, length)| {
             let v4 = IpNet::new(std::net::Ipv4Addr::from(0x0a00_0000 | low).into(), length);

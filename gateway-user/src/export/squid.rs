@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use gateway_common::Transport;
 use ipnet::IpNet;
@@ -52,13 +53,19 @@ pub(super) fn render(export: &Export) -> Result<String, ExportError> {
     Ok(lists.text)
 }
 
-/// Prefixes by their TCP ports: Squid forwards nothing else.
+/// TCP alone: Squid forwards nothing else.
 fn by_address(export: &Export) -> BTreeMap<String, BTreeSet<IpNet>> {
+    let tcp = export.merged().into_iter().filter(|piece| piece.transport == Transport::Tcp);
+    by_ports(tcp.map(|piece| (piece.prefix, piece.first..=piece.last)))
+}
+
+/// Prefixes that have the same ports.
+fn by_ports(
+    ranges: impl Iterator<Item = (IpNet, RangeInclusive<u16>)>,
+) -> BTreeMap<String, BTreeSet<IpNet>> {
     let mut ports: BTreeMap<IpNet, Vec<_>> = BTreeMap::new();
-    for piece in export.merged() {
-        if piece.transport == Transport::Tcp {
-            ports.entry(piece.prefix).or_default().push(piece.first..=piece.last);
-        }
+    for (prefix, range) in ranges {
+        ports.entry(prefix).or_default().push(range);
     }
     let mut prefixes: BTreeMap<String, BTreeSet<IpNet>> = BTreeMap::new();
     for (prefix, ports) in ports {
@@ -97,10 +104,20 @@ impl Lists {
             self.either(INSPECTED, &inspected);
             let _ = write!(self.guards, " !{INSPECTED}");
         }
-        for prefix in &export.excluded {
-            self.line(&format!("{EXCLUDED} dst {prefix}"));
+        // What is excluded everywhere is out of the names already, and Squid knows no such prefix.
+        let somewhere = export.excluded_tcp().filter(|(prefix, _)| prefix.prefix_len() > 0);
+        let excluded = by_ports(somewhere);
+        for (number, (ports, prefixes)) in (1..).zip(&excluded) {
+            self.line(&format!("{EXCLUDED}_port_{number} port {ports}"));
+            for prefix in prefixes {
+                // Without -n: it is asked where a name leads.
+                self.line(&format!("{EXCLUDED}_in_{number} dst {prefix}"));
+            }
+            self.line(&format!(
+                "{EXCLUDED} all-of {EXCLUDED}_port_{number} {EXCLUDED}_in_{number}"
+            ));
         }
-        if !export.excluded.is_empty() {
+        if !excluded.is_empty() {
             let _ = write!(self.guards, " !{EXCLUDED}");
         }
     }

@@ -19,7 +19,8 @@ pub fn at_hand(
     let instance = match source {
         FeedSource::File(path) => return read(path).map(Some),
         FeedSource::Embedded => return embedded().map(Some),
-        FeedSource::Url(_) => return Ok(last_good.cloned().map_or_else(embedded, Ok).map(Some)?),
+        // Whose list it has, nobody knows before it was fetched.
+        FeedSource::Url(_) => return Ok(last_good.cloned()),
         FeedSource::WebService { instance, .. } => instance.name(),
     };
     let last_good = last_good.filter(|last| last.instance.as_deref() == Some(instance)).cloned();

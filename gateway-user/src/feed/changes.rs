@@ -2,6 +2,7 @@
 //! and why something changed. Never needed to follow the feed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -9,7 +10,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{SetId, Snapshot, digest, is_version};
+use super::{SetId, Snapshot, digest, is_tidy, is_version};
 
 /// The answer to `/changes`, as far as it is understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,24 @@ pub struct Change {
     pub added_urls: BTreeSet<String>,
     /// Host names that leave.
     pub removed_urls: BTreeSet<String>,
+}
+
+/// One line: the set, what happens to it, and from when.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { set, version, disposition, impact, effective, .. } = self;
+        write!(f, "set {set}")?;
+        for word in [disposition, impact].into_iter().flatten() {
+            write!(f, ", {word}")?;
+        }
+        if let Some(version) = version {
+            write!(f, ", version {version}")?;
+        }
+        match effective {
+            Some(day) => write!(f, ", additions used from {day}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A snapshot whose additions wait.
@@ -125,7 +144,8 @@ pub fn hold(old: &Snapshot, new: &Snapshot, changes: &Changes, today: Date) -> H
 /// One record, or `None` if it does not even name its set.
 fn change(record: &Value, skipped: &mut usize) -> Option<Change> {
     let text = |value: &Value, field: &str| {
-        value.get(field).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+        // They are shown to people and written to logs: what is no word is left out.
+        value.get(field).and_then(Value::as_str).filter(|text| is_tidy(text)).map(str::to_owned)
     };
     let set = record.get("endpointSetId")?.as_u64().and_then(|id| SetId::try_from(id).ok())?;
     let (add, remove) = (record.get("add"), record.get("remove"));

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::sets::{self, ExcludeChange, SetChange};
 use super::{space, wire};
 use crate::feed::{FeedIdentity, SetId, Snapshot};
-use crate::policy::{Compiled, Exclusion, Policy, Rule};
+use crate::policy::{Compiled, Exclusion, Policy, Rule, Sources};
 
 /// Hexadecimal digits of [`Plan::id`].
 const ID_DIGITS: usize = 12;
@@ -41,6 +41,10 @@ pub struct Plan {
     pub sets: Vec<SetChange>,
     /// The excludes whose exclusions change, by name.
     pub excludes: Vec<ExcludeChange>,
+    /// Whose traffic goes direct now: addresses and interfaces; `None` is everybody's.
+    pub sources_before: Option<Vec<String>>,
+    /// Whose traffic would go direct.
+    pub sources_after: Option<Vec<String>>,
     /// Rules that come, ascending.
     #[serde(with = "wire::rules")]
     pub rules_entering: Vec<Rule>,
@@ -97,6 +101,8 @@ impl Plan {
             ipv6: FamilyTotals::between(compiled, new.compiled, true),
             sets: sets::between(old, new, &changed),
             excludes: sets::excludes(old, new, &exclusions_entering, &exclusions_leaving),
+            sources_before: old.and_then(|old| listed(&old.policy.sources)),
+            sources_after: listed(&new.policy.sources),
             rules_entering,
             rules_leaving,
             exclusions_entering,
@@ -112,6 +118,7 @@ impl Plan {
             && self.rules_leaving.is_empty()
             && self.exclusions_entering.is_empty()
             && self.exclusions_leaving.is_empty()
+            && self.sources_before == self.sources_after
     }
 
     /// What `rules` are after this plan: the new side's, when they are the old side's.
@@ -181,6 +188,12 @@ impl FamilyTotals {
             space_lost: old_space.without(&new_space).count(),
         }
     }
+}
+
+fn listed(sources: &Sources) -> Option<Vec<String>> {
+    let prefixes = sources.prefixes.iter().map(ToString::to_string);
+    let all = prefixes.chain(sources.interfaces.iter().cloned()).collect();
+    sources.are_listed().then_some(all)
 }
 
 fn prefixes(compiled: &Compiled, v6: bool) -> BTreeSet<IpNet> {

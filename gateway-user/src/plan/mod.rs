@@ -1,7 +1,7 @@
 //! Plans: the difference between what is live and what would be, in words a person reads, and the
 //! guards that refuse one.
 //!
-//! [`Plan::between`] compares two [`Side`]s, [`check`] holds the plan against [`Guards`],
+//! [`Plan::between`] compares two [`Side`]s, [`check()`] holds the plan against [`Guards`],
 //! [`GatewayNetworks`] is what the gateway itself is connected to, and [`touched`] says how much of
 //! today's direct traffic a plan changes. Everything but reading the gateway's networks is pure:
 //! equal inputs, equal bytes.

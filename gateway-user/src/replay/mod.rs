@@ -15,24 +15,29 @@ mod tally;
 
 use std::io::Read;
 
-use gateway_common::{Tables, classify};
+use crate::policy::Table;
 
 pub use capture::{CaptureError, End};
 pub use link::Link;
 pub use tally::{Count, Moment, Tally};
 
-/// Classifies every packet of a pcap or pcapng file by `tables`.
+/// Classifies every packet of a pcap or pcapng file by `table`, as if all had come in by the
+/// interface `ingress`: by none, unless it is said.
 ///
 /// # Errors
 ///
 /// The input is no capture, is damaged, or holds packets of a link type without a known place for
 /// IP. That it ends within a packet is no error: see [`Tally::end`].
-pub fn replay<T: Tables>(input: impl Read + Send, tables: &T) -> Result<Tally, CaptureError> {
+pub fn replay(
+    input: impl Read + Send,
+    table: &Table,
+    ingress: Option<&str>,
+) -> Result<Tally, CaptureError> {
     let mut tally = Tally::default();
     let mut frame = Vec::new();
     tally.end = capture::read(input, |packet| {
         packet.link.frame(packet.captured, &mut frame);
-        let decision = classify(frame.as_slice(), tables);
+        let decision = table.decide_frame(&frame, ingress);
         tally.add(decision, packet.length, packet.is_cut(), packet.time);
     })?;
     Ok(tally)
