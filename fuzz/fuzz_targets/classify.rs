@@ -24,6 +24,7 @@ struct Input<'a> {
 }
 
 /// What of a frame is made right: bytes that mean nothing hardly ever get past the first header.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that is done or not")]
 #[derive(Arbitrary, Debug)]
 struct Mend {
     tags: u8,
