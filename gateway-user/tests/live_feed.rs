@@ -6,133 +6,15 @@
 mod support;
 
 use std::fs;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use gateway_common::Transport;
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::product::Product;
-use support::web_service::{Answer, Script, WebService};
-use support::{CLIENT, LAN, Marked, PATIENCE, Site, frame, wait_until};
-
-const FIRST: &str = "2026063000";
-const SECOND: &str = "2026073100";
-const THIRD: &str = "2026083100";
-
-/// Direct by every list here.
-const ALWAYS: (Transport, &str) = (Transport::Tcp, "40.96.0.1:443");
-/// Direct by [`more`] only.
-const ADDED: (Transport, &str) = (Transport::Tcp, "52.112.0.1:443");
-
-/// A set with these prefixes.
-fn list(prefixes: &[&str]) -> String {
-    json!([{
-        "id": 1, "serviceArea": "Exchange", "category": "Optimize", "required": true,
-        "ips": prefixes, "tcpPorts": "443"
-    }])
-    .to_string()
-}
-
-fn base() -> String {
-    list(&["40.96.0.0/13", "2603:1006::/40"])
-}
-
-fn more() -> String {
-    list(&["40.96.0.0/13", "52.112.0.0/14", "2603:1006::/40"])
-}
-
-fn serving(version: &str, list: &str) -> Script {
-    Script::serving("Worldwide", version, list)
-}
-
-/// A gateway with a web service of its own, and the product on both.
-struct Stage<'a> {
-    site: &'a Site,
-    service: WebService,
-    product: Product<'a>,
-}
-
-impl<'a> Stage<'a> {
-    fn new(site: &'a Site, script: Script) -> Self {
-        let service = site.gateway.enter(|| WebService::start(script)).unwrap();
-        let stage = Self { site, service, product: Product::new(site, "auto") };
-        stage.configure("", "");
-        stage
-    }
-
-    /// With more keys under `[feed]`, and more text behind it.
-    fn configure(&self, feed: &str, more: &str) {
-        self.product.configure(&format!(
-            "version = 1\n[[interface]]\nname = \"{LAN}\"\n[feed]\ninstance = \"Worldwide\"\n\
-             service = \"{}\"\nca-file = \"{}\"\npoll-interval = \"1s\"\n{feed}\n{more}\n",
-            self.service.base_url(),
-            self.service.ca_file().display()
-        ));
-    }
-
-    /// What the daemon says of itself.
-    fn daemon(&self) -> Value {
-        self.product.status()["daemon"].clone()
-    }
-
-    fn wait_for_version(&self, version: &str) {
-        wait_until(&format!("version {version} serves"), || {
-            self.product.verb(&["status"]).status.success()
-                && self.product.status()["feed"]["version"] == version
-        });
-    }
-
-    fn assert_direct(&self, destinations: &[(Transport, &str)]) {
-        let frames: Vec<_> = destinations.iter().map(|to| frame(*to)).collect();
-        let direct = u64::try_from(frames.len()).unwrap();
-        let marked = self.site.send_from(CLIENT, &frames);
-        assert_eq!(marked, Marked { direct, none: 0, odd: 0 }, "{destinations:?}");
-    }
-
-    fn assert_inspected(&self, destinations: &[(Transport, &str)]) {
-        let frames: Vec<_> = destinations.iter().map(|to| frame(*to)).collect();
-        let none = u64::try_from(frames.len()).unwrap();
-        let marked = self.site.send_from(CLIENT, &frames);
-        assert_eq!(marked, Marked { direct: 0, none, odd: 0 }, "{destinations:?}");
-    }
-
-    /// The id of the plan that waits.
-    fn wait_for_plan(&self) -> String {
-        wait_until("a plan waits", || self.daemon()["pending"].is_object());
-        self.daemon()["pending"]["id"].as_str().unwrap().to_owned()
-    }
-
-    /// Waits until the source has been asked `times` times more.
-    fn wait_for_checks(&self, times: u64) {
-        let checks = || {
-            let checks = self.daemon()["feed"]["checks"].clone();
-            checks.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>()
-        };
-        let before = checks();
-        wait_until("the source is asked", || checks() >= before + times);
-    }
-
-    /// Waits until the daemon says `word` of the feed, of a problem or of a plan that waits.
-    fn wait_for_problem(&self, what: &str, word: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let daemon = self.daemon();
-            let places = [&daemon["feed"]["problem"], &daemon["problem"], &daemon["pending"]];
-            if places.iter().any(|place| place.to_string().contains(word)) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{what}: {word:?} is not in {daemon:#}");
-            sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn journal(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.product.state_dir().join("journal.jsonl")).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
+use support::stage::{ADDED, ALWAYS, FIRST, SECOND, Stage, THIRD, base, list, more, serving};
+use support::web_service::{Answer, Script};
+use support::{CLIENT, LAN, Marked, Site, frame, wait_until};
 
 #[test]
 fn each_version_is_fetched_once_and_serves_before_it_is_kept() {
@@ -428,17 +310,28 @@ fn a_start_never_waits_for_the_network() {
     assert_eq!(stage.product.status()["feed"]["version"], THIRD);
     stage.assert_direct(&[ALWAYS, ADDED]);
     daemon.terminate();
-    // Damaged: named, and skipped.
-    let file = stage.product.state_dir().join("last-good.json");
-    let mut bytes = fs::read(&file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&file, bytes).unwrap();
-    let daemon = stage.product.start();
-    assert_eq!(stage.product.status()["feed"]["version"], SECOND, "the one in the binary");
-    assert!(daemon.log().contains("last-good.json"), "{}", daemon.log());
-    stage.assert_direct(&[ALWAYS]);
-    daemon.terminate();
+    // Damaged: named, and skipped, for as long as there is another copy.
+    let damage = |name: &str| {
+        let file = stage.product.state_dir().join(name);
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).unwrap();
+    };
+    for (damaged, version) in
+        [(&["serving.json"][..], THIRD), (&["serving.json", "last-good.json"], SECOND)]
+    {
+        for name in damaged {
+            damage(name);
+        }
+        let daemon = stage.product.start();
+        assert_eq!(stage.product.status()["feed"]["version"], version, "{damaged:?}");
+        for name in damaged {
+            assert!(daemon.log().contains(name), "{}", daemon.log());
+        }
+        stage.assert_direct(&[ALWAYS]);
+        daemon.terminate();
+    }
 }
 
 #[test]

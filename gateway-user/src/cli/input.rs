@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Config, FeedSource, Interface, Mode};
+use crate::daemon::feed_at_hand;
 use crate::exit::{Exit, Failure};
-use crate::feed::{self, Snapshot, Store};
+use crate::feed::{self, Snapshot};
 use crate::policy::{self, Compiled, Policy};
 
 /// Where policy and feed come from.
@@ -37,7 +38,7 @@ impl Input {
         let config = config(self.config.as_deref())?;
         let snapshot = match (&self.feed, config.as_ref().map(|config| &config.feed)) {
             (Some(path), _) => feed::read(path)?,
-            (None, Some(source)) => at_hand(source, state_dir)?,
+            (None, Some(source)) => at_hand(source, state_dir, self.config_path())?,
             (None, None) => feed::embedded()?,
         };
         let (policy, mode, interfaces) = config
@@ -48,10 +49,15 @@ impl Input {
     }
 }
 
+impl Input {
+    fn config_path(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH))
+    }
+}
+
 /// The feed that a daemon with this source begins with.
-fn at_hand(source: &FeedSource, state_dir: &Path) -> Result<Snapshot, Failure> {
-    let last_good = Store::peek(state_dir).last_good().snapshot;
-    feed::at_hand(source, last_good.as_ref(), None)?.ok_or_else(|| {
+fn at_hand(source: &FeedSource, state_dir: &Path, config: &Path) -> Result<Snapshot, Failure> {
+    feed_at_hand(source, state_dir, config)?.ok_or_else(|| {
         let problem = format_args!(
             "the feed of {source} is neither in the binary nor in {}; `breakout365 feed fetch \
              --out FILE`, then --feed FILE",

@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use super::output;
 use crate::config::Mode;
-use crate::datapath::{Attached, Counts, FeedIdentity, Loaded, Manifest, Pins, Scope, attached};
+use crate::datapath::{
+    Attached, Counts, DatapathError, FeedIdentity, Loaded, Manifest, Pins, Scope, attached,
+};
 use crate::exit::Failure;
 use crate::observe::{self, Observation};
 use crate::policy::SetId;
@@ -122,10 +124,38 @@ impl Count {
 ///
 /// Nothing is loaded, or the pins cannot be read.
 pub(super) fn run(args: &StatusArgs, pins: &Pins, run_dir: &Path) -> Result<(), Failure> {
-    let daemon = observe::read(run_dir)?;
-    let loaded = Loaded::open(pins)?;
-    let status = status(pins, loaded.manifest(), &loaded.counts()?, daemon)?;
-    if args.json { output::json(&status) } else { output::text(&text(&status)) }
+    // What is loaded is worth seeing also where the daemon does not answer, and the other way round.
+    let (daemon, silence) = match observe::read(run_dir) {
+        Ok(daemon) => (daemon, None),
+        Err(failure) => (None, Some(failure)),
+    };
+    let daemon = match (Loaded::open(pins), daemon) {
+        (Ok(loaded), daemon) => {
+            let status = status(pins, loaded.manifest(), &loaded.counts()?, daemon)?;
+            return if args.json {
+                output::json(&status)
+            } else {
+                let silence = silence.map(|failure| format!("{failure}\n")).unwrap_or_default();
+                output::text(&format!("{silence}{}", text(&status)))
+            };
+        }
+        (Err(DatapathError::NothingLoaded { .. }), Some(daemon)) => daemon,
+        (Err(error), _) => return Err(error.into()),
+    };
+    let waiting = Waiting { generation: None, daemon };
+    if args.json {
+        return output::json(&waiting);
+    }
+    let mut lines = vec!["nothing is loaded, everything is inspected".to_owned()];
+    lines.extend(daemon_lines(&waiting.daemon));
+    output::text(&lines.join("\n"))
+}
+
+/// A daemon that has nothing to publish yet.
+#[derive(Debug, Serialize)]
+struct Waiting {
+    generation: Option<u64>,
+    daemon: Observation,
 }
 
 fn status(
@@ -272,6 +302,7 @@ fn daemon_lines(daemon: &Observation) -> Vec<String> {
         lines.push(format!("STALE   the feed was not checked within max-age; {kept}"));
     }
     lines.extend(feed.problem.iter().map(|problem| format!("feed    {problem}")));
+    lines.extend(feed.refused.iter().map(|refused| format!("refused {refused}")));
     lines.extend(
         feed.held.iter().map(|held| {
             format!("held    set {}: {} until {}", held.set, held.prefix, held.effective)

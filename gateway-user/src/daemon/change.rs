@@ -8,16 +8,19 @@ use tracing::{error, info, warn};
 
 use super::journal::{Entry, Outcome, Trigger};
 use super::packet_log::PacketLog;
-use super::revision::{ConfigText, Revision, Saved};
+use super::revision::{ConfigText, Revision};
 use super::watch::{FeedWatch, seconds};
 use super::{Daemon, hooks};
 use crate::datapath::bring_up;
 use crate::exit::{Exit, Failure};
 use crate::feed::{FeedIdentity, Snapshot};
 use crate::plan::{self, GatewayNetworks, Plan, Refusal};
+use crate::policy::PolicyError;
 
 /// The revision before the one that serves.
 pub(super) const BEFORE: &str = "before.json";
+/// The revision that serves.
+pub(super) const SERVING: &str = "serving.json";
 
 /// What serves.
 pub(super) struct Serving {
@@ -33,154 +36,118 @@ pub(super) enum Change {
     Published(u64),
     /// Guards hold it.
     Held,
+    /// It serves as soon as a feed of its source is there.
+    Awaited,
+}
+
+/// What a configuration leads to.
+pub(super) struct Wish {
+    /// What watches its source, if that is not what is watched now.
+    pub(super) watch: Option<FeedWatch>,
+    /// `None` where no feed of its source is at hand.
+    pub(super) revision: Option<Revision>,
 }
 
 impl Daemon<'_> {
-    /// Publishes for the first time: what serves afterwards, if anything, is the newest feed that
-    /// the guards let through.
-    pub(super) async fn start(&mut self, config: ConfigText) -> Result<(), Failure> {
-        let nobody = BTreeSet::new();
-        if let Some(revision) = self.open_trial() {
-            warn!("what was applied before the restart was not confirmed: going back");
-            self.publish(revision, Trigger::Unconfirmed, None, &nobody).await?;
-            return self.close_trial();
-        }
-        let last_good = self.store.last_good();
-        for skipped in &last_good.skipped {
-            warn!("{skipped}");
-        }
-        let last_good = last_good.snapshot;
-        let Some(snapshot) = self.watch.snapshot(last_good.as_ref())? else {
-            info!("no feed is there yet: everything is inspected until one comes");
-            self.config = Some(config);
-            return Ok(());
-        };
-        let baseline = match last_good {
-            Some(last) if last.digest != snapshot.digest => {
-                Revision::compile(config.clone(), last).ok()
-            }
-            _ => None,
-        };
-        let revision = Revision::compile(config, snapshot)?;
-        let (plan, refusals) = self.examine(baseline.as_ref(), &revision).await?;
-        if refusals.is_empty() {
-            self.publish(revision, Trigger::Start, Some(&plan), &nobody).await?;
-            return Ok(());
-        }
-        let Some(baseline) = baseline else {
-            // Nothing was accepted before, so there is nothing to serve in its place.
-            let refusal = held(&refusals);
-            self.record(
-                Trigger::Start,
-                Outcome::Held,
-                Some(&revision),
-                Some(&plan),
-                &refusals,
-                None,
-            );
-            return Err(Failure::new(Exit::Guard, refusal));
-        };
-        warn!("the last good feed serves in place of {}", revision.feed());
-        self.publish(baseline, Trigger::Start, None, &nobody).await?;
-        self.hold(revision, plan, refusals, Trigger::Start);
-        Ok(())
-    }
-
     /// Takes the configuration file into use, with the file that it names or the feed that serves.
+    /// Nothing else is looked at yet: see [`Self::take_feed`].
     pub(super) async fn reload(&mut self, trigger: Trigger) -> Result<Change, Failure> {
-        self.refuse_on_trial()?;
         let config = ConfigText::read(&self.settings.config)?;
-        let (revision, watch) = self.wish(config)?;
+        let Wish { watch, revision } = self.wish(&config)?;
         let Some(revision) = revision else {
-            return Err(Failure::new(
-                Exit::Feed,
-                "no feed is there yet; the configuration is taken into use with the first one",
-            ));
-        };
-        // It was for the configuration before.
-        let waited = self.pending.take();
-        let change = match self.consider(revision, trigger).await {
-            Ok(change) => change,
-            Err(failure) => {
-                self.pending = waited;
-                return Err(failure);
+            if let Some(watch) = watch {
+                self.watch = watch;
             }
+            warn!(
+                "no feed of {} is at hand: what served before goes on until it is",
+                config.config.feed
+            );
+            self.wanted = Some(config);
+            return Ok(Change::Awaited);
         };
+        let change = self.consider(revision, trigger).await?;
         if matches!(change, Change::Published(_)) {
             match watch {
                 Some(watch) => self.watch = watch,
                 None => self.watch.try_again(),
             }
-            // What came before and was held or waits is looked at with this configuration.
-            self.take_feed(trigger).await;
         }
         Ok(change)
     }
 
-    /// What a configuration leads to, and its watch where it is another one.
-    fn wish(
-        &mut self,
-        config: ConfigText,
-    ) -> Result<(Option<Revision>, Option<FeedWatch>), Failure> {
+    /// What a configuration leads to, and its watch where it is another one. Changes nothing.
+    pub(super) fn wish(&self, config: &ConfigText) -> Result<Wish, Failure> {
+        let source = &config.config.feed;
         let watch = if self.watch.differs_from(&config.config) {
             Some(FeedWatch::new(&config.config, &self.store)?)
         } else {
             None
         };
-        let serving = self.serving.as_ref().map(|serving| &serving.revision.snapshot);
-        let snapshot = match &watch {
-            Some(watch) => watch.snapshot(serving)?,
-            None => self.watch.snapshot(serving)?,
-        };
-        let Some(snapshot) = snapshot else {
-            self.config = Some(config);
-            return Ok((None, watch));
-        };
-        Ok((Some(Revision::compile(config, snapshot)?), watch))
+        let serving = self.serving.as_ref().map(|serving| &serving.revision);
+        // The feed of another source says nothing about this one.
+        let serving = serving.filter(|serving| serving.is_of(source));
+        let snapshot = watch
+            .as_ref()
+            .unwrap_or(&self.watch)
+            .snapshot(serving.map(|serving| &serving.snapshot))?;
+        let compile = |snapshot| Revision::compile(config.clone(), snapshot);
+        Ok(Wish { watch, revision: snapshot.map(compile).transpose()? })
     }
 
-    /// Another feed has come.
+    /// Looks at the feed that came last, if it does not serve whole yet: publishes it, or says why
+    /// not. While something is on trial, it waits for the end of that.
     pub(super) async fn take_feed(&mut self, trigger: Trigger) {
-        let serving = self.serving.as_ref().map(|serving| &serving.revision.snapshot);
-        let Some(snapshot) = self.watch.effective(serving) else { return };
-        let feed = snapshot.identity();
-        // The plan that waits, if any, was for what the source had before.
-        self.pending = None;
-        let serving = self.serving.as_ref().map(|serving| &serving.revision);
-        if serving.is_some_and(|serving| serving.feed() == feed) {
-            self.watch.taken(&self.store);
+        if self.trial.is_some() {
             return;
         }
-        let revision = match (serving, &self.config) {
-            (Some(serving), _) => serving.with_feed(snapshot),
-            (None, Some(config)) => Revision::compile(config.clone(), snapshot),
+        let serving = self.serving.as_ref().map(|serving| &serving.revision);
+        let serving = serving.filter(|_| self.wanted.is_none());
+        let Some(snapshot) = self.watch.effective(serving.map(|serving| &serving.snapshot)) else {
+            return;
+        };
+        let feed = snapshot.identity();
+        if self.pending.as_ref().is_some_and(|pending| pending.revision.feed() == feed) {
+            return;
+        }
+        let serves_already = serving.is_some_and(|serving| serving.feed() == feed);
+        let revision = match (&self.wanted, serving) {
+            (Some(config), _) => Revision::compile(config.clone(), snapshot),
+            (None, Some(serving)) => serving.with_feed(snapshot),
             (None, None) => return,
         };
+        self.drop_pending("the source has another feed");
+        if serves_already {
+            self.watch.taken();
+            return;
+        }
         let revision = match revision {
             Ok(revision) => revision,
-            Err(error) => {
-                let refusals = Vec::from_iter(Refusal::of_policy_error(&error));
-                return self.turn_down(feed, trigger, &refusals, &error.to_string());
-            }
+            Err(error) => return self.turn_down(feed, trigger, &error),
         };
         let sets = revision.snapshot.sets.keys().copied().collect();
         for change in self.watch.announced(&sets) {
             info!("Microsoft says: {change}");
         }
         match self.consider(revision, trigger).await {
-            Ok(Change::Published(_)) => self.watch.taken(&self.store),
-            Ok(Change::Held) => {}
-            Err(failure) => self.turn_down(feed, trigger, &[], &failure.to_string()),
+            Ok(Change::Published(_)) => self.watch.taken(),
+            Ok(Change::Held | Change::Awaited) => {}
+            // Not the feed's fault: it is tried again after the next check.
+            Err(failure) => {
+                self.record_failure(trigger, None, &failure.to_string());
+                let problem = format!("{feed} does not serve yet: {failure}");
+                error!("{problem}");
+                self.problem = Some(problem);
+            }
         }
     }
 
-    /// A feed that cannot serve: the one before does, and this one is not tried again by itself.
-    fn turn_down(&mut self, feed: FeedIdentity, trigger: Trigger, guards: &[Refusal], why: &str) {
-        let problem = format!("{feed}: refused, the feed before stays: {why}");
+    /// A feed that no table can be made from with this policy: the one before goes on.
+    fn turn_down(&mut self, feed: FeedIdentity, trigger: Trigger, error: &PolicyError) {
+        let problem = format!("{feed}: refused, the feed before goes on: {error}");
         error!("{problem}");
-        self.record(trigger, Outcome::Failed, None, None, guards, Some(&problem));
-        self.problem = Some(problem);
-        self.watch.turn_down(feed, &self.store);
+        let guards = Vec::from_iter(Refusal::of_policy_error(error));
+        self.record(trigger, Outcome::Failed, None, None, &guards, Some(&problem));
+        self.watch.turn_down(feed, error.to_string());
     }
 
     /// Plans, asks the guards, and publishes or holds.
@@ -188,7 +155,7 @@ impl Daemon<'_> {
         let baseline = self.serving.as_ref().map(|serving| serving.revision.clone());
         let (plan, refusals) = self.examine(baseline.as_ref(), &revision).await?;
         if refusals.is_empty() {
-            let away = self.known_interfaces();
+            let away = self.may_be_away(None);
             let published = self.publish(revision, trigger, Some(&plan), &away).await;
             return published.map(Change::Published);
         }
@@ -211,8 +178,9 @@ impl Daemon<'_> {
         let guards = &revision.config.guards;
         let side = revision.side();
         let plan = Plan::between(baseline.map(Revision::side).as_ref(), &side);
-        let another_feed =
-            baseline.filter(|old| old.snapshot.identity() != revision.snapshot.identity());
+        // Another source is another list by the operator's will.
+        let another_feed = baseline
+            .filter(|old| old.is_of(&revision.config.feed) && old.feed() != revision.feed());
         let Some(old) = another_feed else {
             let refusals = plan::check(guards, &plan, &side, &gateway, plan::Trigger::Config);
             return Ok((plan, refusals));
@@ -238,57 +206,66 @@ impl Daemon<'_> {
         let (hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
         let inspecting = self.watch.wants_inspection();
         let blueprint = revision.blueprint(inspecting);
-        let published =
-            bring_up(&self.lock, &blueprint, &hooks, &mut |_| Ok(())).inspect_err(|failure| {
-                let problem = failure.to_string();
-                self.record(trigger, Outcome::Failed, Some(&revision), plan, &[], Some(&problem));
-            })?;
+        let published = match bring_up(&self.lock, &blueprint, &hooks, &mut |_| Ok(())) {
+            Ok(published) => published,
+            Err(failure) => {
+                self.record_failure(trigger, Some(&revision), &failure.to_string());
+                return Err(failure.into());
+            }
+        };
         let generation = published.manifest.generation;
         hooks::report(&revision.config, &published);
-        if self.serving.as_ref().is_none_or(|serving| !serving.revision.is_same(&revision)) {
-            revision.log_notes();
-        }
         self.log = PacketLog::start(published).inspect_err(|error| warn!("{error}")).ok().flatten();
         self.interfaces = interfaces;
-        self.problem = None;
-        let old = self.serving.replace(Serving { revision, generation, inspecting });
-        self.keep(old);
-        let serving = self.serving.as_ref().map(|serving| &serving.revision);
-        self.record(trigger, Outcome::Published, serving, plan, &[], None);
-        if self.pending.as_ref().is_some_and(|pending| {
-            serving.is_some_and(|serving| serving.is_same(&pending.revision))
-        }) {
-            self.pending = None;
+        (self.problem, self.failed) = (None, None);
+        let before = self.serving.replace(Serving { revision, generation, inspecting });
+        let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
+        let Some(Serving { revision, .. }) = &self.serving else { return Ok(generation) };
+        let is_new = before.as_ref().is_none_or(|before| !before.is_same(revision));
+        if is_new {
+            revision.log_notes();
+        }
+        self.record(trigger, Outcome::Published, Some(revision), plan, &[], None);
+        self.keep(before.filter(|_| is_new));
+        if is_new {
+            self.wanted = None;
+            self.drop_pending("what it started from has changed");
         }
         Ok(generation)
     }
 
-    /// Writes down what serves and what served before. The data plane is right already; what fails
-    /// here is said and left.
-    fn keep(&mut self, old: Option<Serving>) {
-        let Some(serving) = &self.serving else { return };
-        let mut problems = Vec::new();
-        if self.kept.as_ref() != Some(&serving.revision.feed()) {
-            match self.store.accept(&serving.revision.snapshot) {
-                Ok(()) => self.kept = Some(serving.revision.feed()),
-                Err(error) => problems.push(error.to_string()),
-            }
+    /// The plan that waits, if any, does so no longer.
+    fn drop_pending(&mut self, why: &str) {
+        if let Some(pending) = self.pending.take() {
+            info!("plan {} waits no longer: {why}", pending.id);
         }
-        if let Some(old) = old.filter(|old| !old.revision.is_same(&serving.revision)) {
-            let saved = old.revision.save();
-            let written = saved.and_then(|saved| self.write(BEFORE, &saved));
-            problems.extend(written.err().map(|error| error.to_string()));
-            self.before = Some(old.revision);
+    }
+
+    /// Writes down what serves and what served `before`, if that was something else. The data plane
+    /// is right already; what fails here is said and left.
+    fn keep(&mut self, before: Option<Revision>) {
+        let Some(Serving { revision, generation, .. }) = &self.serving else { return };
+        let outcome = before
+            .as_ref()
+            .map_or(Ok(()), |before| self.write(BEFORE, before, false))
+            .and_then(|()| self.write(SERVING, revision, self.watch.is_partial()))
+            .and_then(|()| {
+                let kept = self.store.accept(&revision.snapshot);
+                kept.map_err(|error| Failure::new(Exit::System, error))
+            });
+        if before.is_some() {
+            self.before = before;
         }
-        if let Some(problem) = problems.into_iter().next() {
-            warn!("{problem}; a restart would not know of generation {}", serving.generation);
-            self.problem = Some(problem);
+        if let Err(failure) = outcome {
+            warn!("{failure}; a restart would not know of generation {generation}");
+            self.problem = Some(failure.to_string());
         }
     }
 
     /// Keeps a revision.
-    pub(super) fn write(&self, name: &str, saved: &Saved) -> Result<(), Failure> {
-        self.store.write_json(name, saved).map_err(|error| Failure::new(Exit::System, error))
+    pub(super) fn write(&self, name: &str, kept: &Revision, partial: bool) -> Result<(), Failure> {
+        let written = self.store.write_json(name, &kept.save(partial)?);
+        written.map_err(|error| Failure::new(Exit::System, error))
     }
 
     /// The configuration that serves says which source is watched.
@@ -302,21 +279,17 @@ impl Daemon<'_> {
         }
     }
 
-    /// A revision as it was kept.
-    pub(super) fn recall(&self, name: &str) -> Result<Option<Revision>, Failure> {
-        let saved: Option<Option<Saved>> =
-            self.store.read_json(name).map_err(|error| Failure::new(Exit::System, error))?;
-        saved.flatten().map(|saved| Revision::restore(&saved, &self.settings.config)).transpose()
-    }
-
     /// The plan from what serves to `revision`.
     pub(super) fn plan_to(&self, revision: &Revision) -> Plan {
         let serving = self.serving.as_ref().map(|serving| serving.revision.side());
         Plan::between(serving.as_ref(), &revision.side())
     }
 
-    pub(super) fn known_interfaces(&self) -> BTreeSet<String> {
-        self.interfaces.keys().cloned().collect()
+    /// Interfaces that may be away: what was once there may come back, and what a revision had that
+    /// served before is no reason not to go back to it.
+    pub(super) fn may_be_away(&self, revision: Option<&Revision>) -> BTreeSet<String> {
+        let named = revision.into_iter().flat_map(Revision::interfaces);
+        self.interfaces.keys().cloned().chain(named).collect()
     }
 
     /// Republishes where the feed has become stale or is so no longer.
@@ -333,10 +306,23 @@ impl Daemon<'_> {
         } else {
             info!("the feed is no longer stale");
         }
-        let (revision, away) = (serving.revision.clone(), self.known_interfaces());
+        let (revision, away) = (serving.revision.clone(), self.may_be_away(None));
         if let Err(failure) = self.publish(revision, Trigger::Stale, None, &away).await {
             error!("{failure}");
             self.problem = Some(failure.to_string());
+        }
+    }
+
+    /// Writes a failure down, once: what is tried again and fails alike is no news.
+    pub(super) fn record_failure(
+        &mut self,
+        trigger: Trigger,
+        revision: Option<&Revision>,
+        problem: &str,
+    ) {
+        if self.failed.as_deref() != Some(problem) {
+            self.record(trigger, Outcome::Failed, revision, None, &[], Some(problem));
+            self.failed = Some(problem.to_owned());
         }
     }
 

@@ -16,6 +16,7 @@ mod pending;
 mod reply;
 mod revision;
 mod socket;
+mod start;
 mod trial;
 mod watch;
 
@@ -35,12 +36,12 @@ use self::packet_log::PacketLog;
 use self::pending::Pending;
 pub use self::reply::PlanReport;
 use self::revision::{ConfigText, Revision};
+use self::start::Left;
+pub use self::start::feed_at_hand;
 use self::trial::Trial;
 use self::watch::FeedWatch;
 use crate::config::OnStop;
-use crate::datapath::{
-    DatapathError, FeedIdentity, Interface, Lock, Pins, require_privileges, take_down,
-};
+use crate::datapath::{DatapathError, Interface, Lock, Pins, require_privileges, take_down};
 use crate::exit::{Exit, Failure};
 use crate::feed::Store;
 
@@ -68,7 +69,12 @@ pub struct Settings {
 /// change that fails later is logged and changes nothing.
 pub async fn run(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let config = ConfigText::read(&settings.config)?;
+    let left = Left::read(&Store::peek(&settings.state_dir), &settings.config)?;
+    // What was on trial is not asked what it says.
+    let config = match &left.trial {
+        Some(back_to) => back_to.config_text(),
+        None => ConfigText::read(&settings.config)?,
+    };
     require_privileges()?;
     let lock = settings.pins.lock()?;
     let store =
@@ -83,24 +89,27 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         settings,
         lock,
         store,
-        config: None,
+        wanted: None,
+        was: None,
         serving: None,
-        kept: None,
         before: None,
         pending: None,
         trial: None,
         interfaces: hooks::Present::new(),
         problem: None,
+        failed: None,
         log: None,
     };
-    daemon.start(config).await?;
+    daemon.start(config, left).await?;
+    daemon.remember();
     // What came before the restart and was held.
     daemon.take_feed(Trigger::Start).await;
     daemon.tell();
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let serving = daemon.serving.as_ref().map(|serving| serving.revision.snapshot.clone());
+        let serving = daemon.serving.as_ref().map(|serving| &serving.revision.snapshot);
+        let serving = serving.filter(|_| daemon.wanted.is_none());
         let trial_ends = daemon.trial.as_ref().map(|trial| trial.until);
         tokio::select! {
             _ = signals.hangup.recv() => daemon.hangup().await,
@@ -110,7 +119,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
                 daemon.follow_interfaces().await;
                 daemon.look_at_the_clock().await;
             }
-            checked = daemon.watch.checked(serving.as_ref()) => {
+            checked = daemon.watch.checked(serving) => {
                 daemon.checked(checked).await;
             }
             () = until(trial_ends) => daemon.trial_is_over().await,
@@ -158,24 +167,26 @@ struct Daemon<'a> {
     observer: Observer,
     watch: FeedWatch,
     started: Timestamp,
-    /// The configuration that waits for a first feed.
-    config: Option<ConfigText>,
+    /// The configuration that waits for a first feed of its source.
+    wanted: Option<ConfigText>,
+    /// What served when the last process ended, until something serves.
+    was: Option<Revision>,
     serving: Option<Serving>,
-    /// The feed that is on disk as the last good one.
-    kept: Option<FeedIdentity>,
     before: Option<Revision>,
     pending: Option<Pending>,
     trial: Option<Trial>,
     interfaces: hooks::Present,
     /// What went wrong last and has not come right since.
     problem: Option<String>,
+    /// The failure that the journal has last, while nothing has come right since.
+    failed: Option<String>,
     /// The task that prints the records of the debug flavour.
     log: Option<PacketLog>,
 }
 
 impl Daemon<'_> {
     async fn hangup(&mut self) {
-        if let Err(failure) = self.reload(Trigger::Reload).await {
+        if let Err(failure) = self.reload_and_follow(Trigger::Reload).await {
             error!("reload refused, the policy before stays: {failure}");
             self.problem = Some(format!("reload refused: {failure}"));
         }
@@ -197,7 +208,7 @@ impl Daemon<'_> {
             }
         }
         let Some(serving) = self.serving.as_ref().filter(|_| came) else { return };
-        let (revision, away) = (serving.revision.clone(), self.known_interfaces());
+        let (revision, away) = (serving.revision.clone(), self.may_be_away(None));
         if let Err(failure) = self.publish(revision, Trigger::Interface, None, &away).await {
             error!("an interface came back, but cannot be attached: {failure}");
             self.problem = Some(failure.to_string());

@@ -12,6 +12,10 @@ use crate::plan::{Plan, Refusal};
 
 /// A plan that guards hold.
 pub(super) struct Pending {
+    /// [`Plan::id`].
+    pub(super) id: String,
+    /// [`Plan::summary`].
+    pub(super) summary: String,
     pub(super) revision: Revision,
     pub(super) plan: Plan,
     pub(super) refusals: Vec<Refusal>,
@@ -27,31 +31,31 @@ impl Daemon<'_> {
         refusals: Vec<Refusal>,
         trigger: Trigger,
     ) {
+        let (id, summary) = (plan.id(), plan.summary());
         error!(
-            "plan {} waits for `breakout365 plan accept {0}` or `plan reject {0}`: {}",
-            plan.id(),
+            "plan {id} waits for `breakout365 plan accept {id}` or `plan reject {id}`: {}",
             held(&refusals)
         );
         self.record(trigger, Outcome::Held, Some(&revision), Some(&plan), &refusals, None);
-        self.pending = Some(Pending { revision, plan, refusals, since: Timestamp::now() });
+        self.pending =
+            Some(Pending { id, summary, revision, plan, refusals, since: Timestamp::now() });
     }
 
-    /// Publishes the pending plan in spite of its guards.
+    /// Publishes the pending plan in spite of its guards. It is about what serves: whatever changes
+    /// that ends its waiting.
     pub(super) async fn accept(&mut self, id: &str) -> Result<Change, Failure> {
         self.refuse_on_trial()?;
         let pending = self.take_pending(id)?;
-        let away = self.known_interfaces();
-        let Pending { revision, plan, refusals, since } = pending;
-        let published = self.publish(revision.clone(), Trigger::Accept, Some(&plan), &away).await;
-        match published {
+        let away = self.may_be_away(None);
+        let (revision, plan) = (pending.revision.clone(), Some(&pending.plan));
+        match self.publish(revision, Trigger::Accept, plan, &away).await {
             Ok(generation) => {
-                self.watch.forget_rejection();
-                self.watch.taken(&self.store);
+                self.watch.accept(&pending.revision.feed());
                 self.follow_config();
                 Ok(Change::Published(generation))
             }
             Err(failure) => {
-                self.pending = Some(Pending { revision, plan, refusals, since });
+                self.pending = Some(pending);
                 Err(failure)
             }
         }
@@ -62,27 +66,22 @@ impl Daemon<'_> {
         let Pending { revision, plan, refusals, .. } = self.take_pending(id)?;
         let feed = revision.feed();
         if self.serving.as_ref().is_none_or(|serving| serving.revision.feed() != feed) {
-            self.watch.reject(feed, &self.store);
+            self.watch.reject(Some(feed));
+            self.remember();
         }
-        self.record(
-            Trigger::Reject,
-            Outcome::Rejected,
-            Some(&revision),
-            Some(&plan),
-            &refusals,
-            None,
-        );
+        let (trigger, outcome) = (Trigger::Reject, Outcome::Rejected);
+        self.record(trigger, outcome, Some(&revision), Some(&plan), &refusals, None);
         info!("plan {id} is rejected");
         Ok(())
     }
 
     fn take_pending(&mut self, id: &str) -> Result<Pending, Failure> {
         match self.pending.take() {
-            Some(pending) if pending.plan.id() == id => Ok(pending),
+            Some(pending) if pending.id == id => Ok(pending),
             Some(pending) => {
                 let problem = format!(
                     "plan {id} does not wait, but {} does; `breakout365 plan show` shows it",
-                    pending.plan.id()
+                    pending.id
                 );
                 self.pending = Some(pending);
                 Err(Failure::new(Exit::Guard, problem))

@@ -11,7 +11,7 @@ use super::Daemon;
 use super::change::Change;
 use super::control::{Call, Reply, Request};
 use super::journal::Trigger;
-use super::revision::{ConfigText, Revision};
+use super::revision::ConfigText;
 use super::watch::seconds;
 use crate::datapath::{Loaded, Manifest};
 use crate::exit::{Exit, Failure};
@@ -56,16 +56,22 @@ impl Daemon<'_> {
     async fn work(&mut self, request: &Request) -> Result<(String, Value), Failure> {
         match request {
             Request::Reload => {
-                let change = self.reload(Trigger::Reload).await?;
+                let change = self.reload_and_follow(Trigger::Reload).await?;
                 self.said(&change)
             }
-            Request::Apply { confirm_within } => self.apply(*confirm_within).await,
+            Request::Apply { confirm_within: None } => {
+                let change = self.reload_and_follow(Trigger::Apply).await?;
+                self.said(&change)
+            }
+            Request::Apply { confirm_within: Some(within) } => self.apply(*within).await,
             Request::Confirm => {
                 self.confirm()?;
+                self.take_feed(Trigger::Feed).await;
                 Ok(("confirmed".to_owned(), json!({"confirmed": true})))
             }
             Request::Rollback => {
                 let change = self.rollback().await?;
+                self.take_feed(Trigger::Feed).await;
                 self.said(&change)
             }
             Request::PlanShow => {
@@ -77,7 +83,9 @@ impl Daemon<'_> {
             }
             Request::PlanAccept { id } => {
                 let change = self.accept(id).await?;
-                self.said(&change)
+                let said = self.said(&change);
+                self.take_feed(Trigger::Feed).await;
+                said
             }
             Request::PlanReject { id } => {
                 self.reject(id)?;
@@ -86,27 +94,39 @@ impl Daemon<'_> {
         }
     }
 
-    async fn apply(&mut self, confirm_within: Option<u64>) -> Result<(String, Value), Failure> {
-        let back_to = self.serving.as_ref().map(|serving| serving.revision.clone());
-        let change = self.reload(Trigger::Apply).await?;
-        let Some(within) = confirm_within else { return self.said(&change) };
-        if !matches!(change, Change::Published(_)) {
-            return self.said(&change);
-        }
-        let Some(back_to) = back_to else {
-            return Err(Failure::new(
-                Exit::Usage,
-                "this is the first generation: there is none to go back to",
-            ));
+    /// Reloads, and looks at what came before and was held or waits, with this configuration.
+    pub(super) async fn reload_and_follow(&mut self, trigger: Trigger) -> Result<Change, Failure> {
+        self.refuse_on_trial()?;
+        let change = match self.reload(trigger).await {
+            Ok(change) => change,
+            Err(failure) => {
+                self.record_failure(trigger, None, &failure.to_string());
+                return Err(failure);
+            }
         };
-        self.start_trial(back_to, Duration::from_secs(within))?;
+        if !matches!(change, Change::Held) {
+            self.take_feed(trigger).await;
+        }
+        Ok(change)
+    }
+
+    async fn apply(&mut self, within: u64) -> Result<(String, Value), Failure> {
+        self.refuse_on_trial()?;
+        let change = match self.try_out(Duration::from_secs(within)).await {
+            Ok(change) => change,
+            Err(failure) => {
+                self.record_failure(Trigger::Apply, None, &failure.to_string());
+                return Err(failure);
+            }
+        };
         let (text, mut report) = self.said(&change)?;
-        let until = self.trial.as_ref().map(|trial| seconds(trial.until_time));
-        let words = until.as_deref().unwrap_or_default();
+        let Some(until) = self.trial.as_ref().map(|trial| seconds(trial.until_time)) else {
+            return Ok((text, report));
+        };
         if let Some(report) = report.as_object_mut() {
             report.insert("confirm_until".to_owned(), json!(until));
         }
-        Ok((format!("{text}\n`breakout365 confirm` before {words}, or it goes back"), report))
+        Ok((format!("{text}\n`breakout365 confirm` before {until}, or it goes back"), report))
     }
 
     /// What to say of a change; a held one is a refusal.
@@ -124,9 +144,14 @@ impl Daemon<'_> {
                     json!({"generation": generation, "prefixes": prefixes, "feed": feed}),
                 ))
             }
+            Change::Awaited => Ok((
+                "no feed of this source is at hand; what served before goes on until it is"
+                    .to_owned(),
+                json!({"awaited": true}),
+            )),
             Change::Held => {
                 let pending = self.pending.as_ref();
-                let id = pending.map(|pending| pending.plan.id()).unwrap_or_default();
+                let id = pending.map(|pending| pending.id.clone()).unwrap_or_default();
                 let refusals = pending.map(|pending| super::change::held(&pending.refusals));
                 Err(Failure::new(
                     Exit::Guard,
@@ -141,11 +166,11 @@ impl Daemon<'_> {
     }
 
     /// The pending plan, or what a reload would do now.
-    async fn plan_report(&mut self) -> Result<PlanReport, Failure> {
+    async fn plan_report(&self) -> Result<PlanReport, Failure> {
         if let Some(pending) = &self.pending {
             return Ok(PlanReport {
                 waiting: true,
-                id: pending.plan.id(),
+                id: pending.id.clone(),
                 since: Some(seconds(pending.since)),
                 touched: self.touched(&pending.plan),
                 announced: self.announced(&pending.plan),
@@ -154,16 +179,11 @@ impl Daemon<'_> {
             });
         }
         let config = ConfigText::read(&self.settings.config)?;
+        let revision = self.wish(&config)?.revision.ok_or_else(|| {
+            let problem = "no feed of this source is at hand yet, so there is no plan";
+            Failure::new(Exit::Feed, problem)
+        })?;
         let serving = self.serving.as_ref().map(|serving| &serving.revision);
-        let watch = if self.watch.differs_from(&config.config) { None } else { Some(&self.watch) };
-        let snapshot = match watch {
-            Some(watch) => watch.snapshot(serving.map(|revision| &revision.snapshot))?,
-            None => super::watch::FeedWatch::new(&config.config, &self.store)?
-                .snapshot(serving.map(|revision| &revision.snapshot))?,
-        };
-        let snapshot = snapshot
-            .ok_or_else(|| Failure::new(Exit::Feed, "no feed is there yet, so there is no plan"))?;
-        let revision = Revision::compile(config, snapshot)?;
         let (plan, refusals) = self.examine(serving, &revision).await?;
         Ok(PlanReport {
             waiting: false,
@@ -191,14 +211,22 @@ impl Daemon<'_> {
     }
 
     /// The source was asked.
-    pub(super) async fn checked(&mut self, checked: Option<Result<Snapshot, FetchError>>) {
+    pub(super) async fn checked(&mut self, checked: Result<(), FetchError>) {
+        // First, so that nothing of it is lost in between.
+        self.remember();
         match checked {
-            Some(Ok(_)) => self.take_feed(Trigger::Feed).await,
-            Some(Err(error)) => warn!("{error}"),
-            None => {}
+            Ok(()) => self.take_feed(Trigger::Feed).await,
+            Err(error) => warn!("{error}"),
         }
-        self.watch.remember(&self.store);
         self.look_at_the_clock().await;
+    }
+
+    /// Writes down what is to be remembered of the source.
+    pub(super) fn remember(&mut self) {
+        if let Err(error) = self.watch.remember(&self.store) {
+            warn!("{error}; a restart would ask the source anew");
+            self.problem = Some(error.to_string());
+        }
     }
 
     /// Nobody has confirmed.
@@ -208,6 +236,7 @@ impl Daemon<'_> {
             error!("cannot go back, trying again in a moment: {failure}");
             self.problem = Some(failure.to_string());
         }
+        self.take_feed(Trigger::Feed).await;
     }
 
     /// Tells everyone who looks.
@@ -220,10 +249,10 @@ impl Daemon<'_> {
             generation: self.serving.as_ref().map(|serving| serving.generation),
             feed: self.watch.state(self.snapshot(), inspecting),
             pending: self.pending.as_ref().map(|pending| PendingState {
-                id: pending.plan.id(),
+                id: pending.id.clone(),
                 since: seconds(pending.since),
                 feed: pending.revision.feed(),
-                summary: pending.plan.summary(),
+                summary: pending.summary.clone(),
                 refusals: pending.refusals.iter().map(ToString::to_string).collect(),
             }),
             confirm_until: self.trial.as_ref().map(|trial| seconds(trial.until_time)),

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
-use crate::config::{Config, Mode};
+use crate::config::{Config, FeedSource, Mode};
 use crate::datapath::{Blueprint, FeedIdentity, OwnIdentity, SetIdentity};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, Snapshot};
@@ -27,9 +28,20 @@ pub(super) struct Revision {
 /// A [`Revision`] as it is kept in the state directory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Saved {
+    /// SHA-256 of the rest: a damaged version or policy must not pass for what was.
+    digest: String,
     config: String,
     /// Canonical.
     feed: String,
+    /// Whether additions of the feed were held.
+    partial: bool,
+}
+
+impl Saved {
+    fn hash(&self) -> String {
+        let Self { config, feed, partial, .. } = self;
+        format!("{:x}", Sha256::digest(format!("{partial} {} {config}{feed}", config.len())))
+    }
 }
 
 /// A configuration file and its text.
@@ -42,12 +54,10 @@ pub(super) struct ConfigText {
 impl ConfigText {
     /// Reads the file at `path`.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
-        let config = Config::read(path)?;
-        // Read once more, for the text. A file that changes in between is a change of its own.
         let text = fs::read_to_string(path).map_err(|error| {
             Failure::new(Exit::Config, format!("{}: cannot be read: {error}", path.display()))
         })?;
-        Ok(Self { config, text })
+        Ok(Self { config: Config::parse(&text, path)?, text })
     }
 }
 
@@ -61,22 +71,43 @@ impl Revision {
 
     /// The same configuration with another feed.
     pub(super) fn with_feed(&self, snapshot: Snapshot) -> Result<Self, PolicyError> {
-        let config = ConfigText { config: self.config.clone(), text: self.text.clone() };
-        Self::compile(config, snapshot)
+        Self::compile(self.config_text(), snapshot)
     }
 
-    /// As it is kept.
-    pub(super) fn save(&self) -> Result<Saved, Failure> {
+    /// The configuration it was made from.
+    pub(super) fn config_text(&self) -> ConfigText {
+        ConfigText { config: self.config.clone(), text: self.text.clone() }
+    }
+
+    /// As it is kept; `partial`, additions of its feed are held.
+    pub(super) fn save(&self, partial: bool) -> Result<Saved, Failure> {
         let feed = feed::write(&self.snapshot)
             .map_err(|error| Failure::new(Exit::Internal, format!("the feed as JSON: {error}")))?;
-        Ok(Saved { config: self.text.clone(), feed })
+        let mut saved = Saved { digest: String::new(), config: self.text.clone(), feed, partial };
+        saved.digest = saved.hash();
+        Ok(saved)
     }
 
-    /// From how it was kept; `path` is the configuration file it came from.
-    pub(super) fn restore(saved: &Saved, path: &Path) -> Result<Self, Failure> {
+    /// From how it was kept, and whether it was partial; `path` is the configuration file it came
+    /// from.
+    pub(super) fn restore(saved: &Saved, path: &Path) -> Result<(Self, bool), Failure> {
+        if saved.digest != saved.hash() {
+            return Err(Failure::new(Exit::System, "is damaged: it is not what was written"));
+        }
         let config = Config::parse(&saved.config, path)?;
         let snapshot = feed::parse(saved.feed.as_bytes(), "the saved feed")?;
-        Ok(Self::compile(ConfigText { config, text: saved.config.clone() }, snapshot)?)
+        let config = ConfigText { config, text: saved.config.clone() };
+        Ok((Self::compile(config, snapshot)?, saved.partial))
+    }
+
+    /// Whether its feed is of the same source.
+    pub(super) fn is_of(&self, source: &FeedSource) -> bool {
+        self.config.feed == *source
+    }
+
+    /// The names of its interfaces.
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = String> + '_ {
+        self.config.interfaces.iter().map(|interface| interface.name.clone())
     }
 
     /// What it is in a plan.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -29,11 +29,12 @@ impl Listener {
                 format!("{path}: {what}: {error}; --run-dir names another directory"),
             )
         };
-        if let Some(directory) = path.parent() {
+        if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+            // Whatever the umask: anyone may look.
             DirBuilder::new()
                 .recursive(true)
-                .mode(0o755)
                 .create(directory)
+                .and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o755)))
                 .map_err(|error| failed("cannot create its directory", error))?;
         }
         match UnixStream::connect(path) {

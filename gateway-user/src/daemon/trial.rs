@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::info;
 
 use super::Daemon;
 use super::change::{BEFORE, Change};
 use super::journal::{Outcome, Trigger};
 use super::revision::{Revision, Saved};
+use super::start::recall;
 use super::watch::seconds;
 use crate::exit::{Exit, Failure};
 
 /// The revision to go back to unless somebody confirms; nothing in it while nothing is on trial.
-const TRIAL: &str = "trial.json";
+pub(super) const TRIAL: &str = "trial.json";
+/// Before going back is tried again.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// Something applied that nobody has confirmed.
 pub(super) struct Trial {
@@ -29,31 +32,43 @@ impl Daemon<'_> {
         if self.trial.is_some() {
             return self.go_back(Trigger::Rollback).await;
         }
-        let before = match &self.before {
-            Some(before) => before.clone(),
-            None => self.recall(BEFORE)?.ok_or_else(|| {
+        let before = if let Some(before) = &self.before {
+            before.clone()
+        } else {
+            let recalled = recall(&self.store, BEFORE, &self.settings.config)?;
+            recalled.map(|(revision, _)| revision).ok_or_else(|| {
                 Failure::new(Exit::Usage, "there is no generation before to go back to")
-            })?,
+            })?
         };
         let left = self.serving.as_ref().map(|serving| serving.revision.feed());
-        let away = self.known_interfaces();
+        // First, so that a restart in between does not take it again.
+        let rejected = match left.filter(|left| *left != before.feed()) {
+            Some(left) => {
+                let rejected = self.watch.reject(Some(left));
+                self.remember();
+                Some(rejected)
+            }
+            None => None,
+        };
         let plan = self.plan_to(&before);
-        let feed = before.feed();
-        let generation = self.publish(before, Trigger::Rollback, Some(&plan), &away).await?;
-        if let Some(left) = left.filter(|left| *left != feed) {
-            self.watch.reject(left, &self.store);
+        let away = self.may_be_away(Some(&before));
+        match self.publish(before, Trigger::Rollback, Some(&plan), &away).await {
+            Ok(generation) => {
+                self.wanted = None;
+                self.follow_config();
+                Ok(Change::Published(generation))
+            }
+            Err(failure) => {
+                if let Some(rejected) = rejected {
+                    self.watch.reject(rejected);
+                }
+                Err(failure)
+            }
         }
-        self.follow_config();
-        Ok(Change::Published(generation))
     }
 
-    /// Puts what was just published on trial, in place of `back_to`.
-    pub(super) fn start_trial(
-        &mut self,
-        back_to: Revision,
-        within: Duration,
-    ) -> Result<(), Failure> {
-        self.write(TRIAL, &back_to.save()?)?;
+    /// Reloads on trial: unless confirmed within so long, what serves now comes back.
+    pub(super) async fn try_out(&mut self, within: Duration) -> Result<Change, Failure> {
         let until_time = SignedDuration::try_from(within)
             .ok()
             .and_then(|within| Timestamp::now().checked_add(within).ok());
@@ -61,20 +76,33 @@ impl Daemon<'_> {
         let (Some(until), Some(until_time)) = (until, until_time) else {
             return Err(Failure::new(Exit::Usage, "--confirm-within is longer than time goes on"));
         };
-        info!("`breakout365 confirm` before {}, or it goes back", seconds(until_time));
-        self.trial = Some(Trial { back_to, until, until_time });
-        Ok(())
+        let Some(back_to) = self.serving.as_ref().map(|serving| serving.revision.clone()) else {
+            let problem = "nothing serves yet, so there is nothing to go back to; use `reload`";
+            return Err(Failure::new(Exit::Usage, problem));
+        };
+        // First, so that a restart at any moment from here on goes back.
+        self.write(TRIAL, &back_to, false)?;
+        let change = self.reload(Trigger::Apply).await;
+        if matches!(change, Ok(Change::Published(_))) {
+            info!("`breakout365 confirm` before {}, or it goes back", seconds(until_time));
+            self.trial = Some(Trial { back_to, until, until_time });
+        } else {
+            self.close_trial()?;
+        }
+        change
     }
 
     /// Keeps what is on trial.
     pub(super) fn confirm(&mut self) -> Result<(), Failure> {
-        if self.trial.take().is_none() {
+        if self.trial.is_none() {
             return Err(Failure::new(Exit::Usage, "nothing waits to be confirmed"));
         }
+        self.close_trial()?;
+        self.trial = None;
         let serving = self.serving.as_ref().map(|serving| &serving.revision);
         self.record(Trigger::Confirm, Outcome::Confirmed, serving, None, &[], None);
         info!("confirmed");
-        self.close_trial()
+        Ok(())
     }
 
     /// Ends the trial by going back.
@@ -82,18 +110,20 @@ impl Daemon<'_> {
         let Some(trial) = self.trial.take() else {
             return Err(Failure::new(Exit::Usage, "nothing is on trial"));
         };
-        let away = self.known_interfaces();
         let plan = self.plan_to(&trial.back_to);
-        let back_to = trial.back_to.clone();
-        match self.publish(back_to, trigger, Some(&plan), &away).await {
+        let away = self.may_be_away(Some(&trial.back_to));
+        match self.publish(trial.back_to.clone(), trigger, Some(&plan), &away).await {
             Ok(generation) => {
-                self.close_trial()?;
                 self.follow_config();
+                // It has gone back; a restart would once more, to the same.
+                if let Err(failure) = self.close_trial() {
+                    self.problem = Some(failure.to_string());
+                }
                 Ok(Change::Published(generation))
             }
             Err(failure) => {
-                // Once more, soon: an interface may be on its way back.
-                let until = Instant::now() + Duration::from_secs(10);
+                // Once more, soon.
+                let until = Instant::now() + PAUSE;
                 self.trial = Some(Trial { until, ..trial });
                 Err(failure)
             }
@@ -112,17 +142,6 @@ impl Daemon<'_> {
                     seconds(trial.until_time)
                 ),
             )),
-        }
-    }
-
-    /// The revision to go back to, where the last process left a trial open.
-    pub(super) fn open_trial(&self) -> Option<Revision> {
-        match self.recall(TRIAL) {
-            Ok(revision) => revision,
-            Err(failure) => {
-                error!("a trial was open, but cannot be gone back from: {failure}");
-                None
-            }
         }
     }
 

@@ -17,12 +17,14 @@ use crate::config::{Config, FeedOptions, FeedSource, HoldAdditions, OnStale};
 use crate::exit::{Exit, Failure};
 use crate::feed::{
     self, Changes, Check, Client, ClientId, FeedIdentity, FetchError, HeldAddition, Limits,
-    Schedule, SetId, Snapshot, Store,
+    Schedule, SetId, Snapshot, Store, StoreError,
 };
 use crate::observe::{FeedState, HeldState};
 
 const STATE: &str = "feed-state.json";
 const INCOMING: &str = "incoming.json";
+/// The version before every other: `/changes` since then are all there are.
+const EVERY_VERSION: &str = "0000000000";
 
 /// What is remembered over restarts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,13 +36,17 @@ struct Memory {
     since: Option<Timestamp>,
     /// When it last answered as it should.
     last_success: Option<Timestamp>,
+    /// Before when it does not want to be asked.
+    not_before: Option<Timestamp>,
     /// The feed that a person does not want, by `plan reject` or `rollback`.
     rejected: Option<FeedIdentity>,
 }
 
-/// A feed of which something is held, with what says until when; kept over restarts.
+/// A feed that came and does not serve whole, with what says from when it does; kept over restarts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Incoming {
+    /// Whose it is.
+    source: String,
     /// Canonical, with everything that is held.
     feed: String,
     changes: Changes,
@@ -68,15 +74,17 @@ pub(super) struct FeedWatch {
     problem: Option<String>,
     incoming: Option<(Snapshot, Changes)>,
     held: Vec<HeldAddition>,
-    /// The feed that the policy or a failure refused; a reload tries again.
-    refused: Option<FeedIdentity>,
+    /// The feed that the policy refused, and why; a reload tries again.
+    refused: Option<(FeedIdentity, String)>,
     /// What the source had when it was last asked and had something new.
     seen: Option<FeedIdentity>,
+    /// Whether what serves is less than the source has, and the rest is lost.
+    refetch: bool,
 }
 
 impl FeedWatch {
-    /// Begins to watch what `config` names: the first check is due at once, and nothing waits for
-    /// it.
+    /// What watches what `config` names: the first check is due at once, unless the source wants
+    /// to be left alone, and nothing waits for it. Nothing is written but a new client id.
     pub(super) fn new(config: &Config, store: &Store) -> Result<Self, Failure> {
         let source = config.feed.clone();
         let client = match &source {
@@ -102,14 +110,15 @@ impl FeedWatch {
         if memory.source != words {
             memory = Memory { source: words, ..Memory::default() };
         }
-        memory.since.get_or_insert_with(Timestamp::now);
-        let due = client.is_some().then(Instant::now);
+        let now = Timestamp::now();
+        memory.since.get_or_insert(now);
+        let pause = memory.not_before.and_then(|time| Duration::try_from(time - now).ok());
         let mut watch = Self {
             schedule: Schedule::new(config.feed_options.poll_interval),
             options: config.feed_options.clone(),
             source,
-            next_time: due.is_some().then(Timestamp::now),
-            next: due,
+            next_time: None,
+            next: None,
             client,
             running: None,
             memory,
@@ -120,9 +129,12 @@ impl FeedWatch {
             held: Vec::new(),
             refused: None,
             seen: None,
+            refetch: false,
         };
-        watch.recall_incoming(store);
-        watch.remember(store);
+        if watch.client.is_some() {
+            watch.plan_next(pause.unwrap_or_default());
+            watch.recall_incoming(store);
+        }
         Ok(watch)
     }
 
@@ -131,34 +143,37 @@ impl FeedWatch {
         self.source != config.feed || self.options != config.feed_options
     }
 
-    /// The snapshot to begin with, before anything was fetched: the newest of the last good one
-    /// and the one in the binary that is of this source. `None` where there is none: everything is
-    /// inspected until one comes.
+    /// The snapshot to begin with, before anything was fetched; see [`feed::at_hand`].
     pub(super) fn snapshot(
         &self,
         last_good: Option<&Snapshot>,
     ) -> Result<Option<Snapshot>, Failure> {
-        Ok(feed::at_hand(&self.source, last_good, self.memory.rejected.as_ref())?)
+        Ok(feed::at_hand(&self.source, last_good)?)
+    }
+
+    /// What serves, of this source, lacks additions that were held. Where they are not at hand,
+    /// all of the feed is fetched again.
+    pub(super) fn is_partly_served(&mut self) {
+        self.refetch = self.incoming.is_none();
     }
 
     /// Waits until a check is done; gives what is new against `serving`, which serves. May be
     /// dropped and called again at any time.
-    pub(super) async fn checked(
-        &mut self,
-        serving: Option<&Snapshot>,
-    ) -> Option<Result<Snapshot, FetchError>> {
+    pub(super) async fn checked(&mut self, serving: Option<&Snapshot>) -> Result<(), FetchError> {
         let Some(client) = self.client.clone() else { return std::future::pending().await };
         if self.running.is_none() {
             if let Some(next) = self.next {
                 tokio::time::sleep_until(next).await;
             }
             let known = self.known(serving);
-            let since = serving.and_then(|serving| serving.version.clone());
+            let version = serving.and_then(|serving| serving.version.clone());
+            let since =
+                version.map(|version| if self.refetch { EVERY_VERSION.into() } else { version });
             self.running = Some(tokio::spawn(fetch(client, known, since)));
         }
         let outcome = match self.running.as_mut() {
             Some(running) => running.await,
-            None => return None,
+            None => return Ok(()),
         };
         self.running = None;
         match outcome {
@@ -166,65 +181,67 @@ impl FeedWatch {
             // The task was aborted or broke down: the next check is a new one.
             Err(error) => {
                 warn!("a check of the feed broke down: {error}");
-                self.plan_next(Some(Duration::from_mins(1)));
-                None
+                self.plan_next(Duration::from_mins(1));
+                Ok(())
             }
         }
     }
 
     /// The feed that need not be fetched: what the source had when it was last asked, whatever
-    /// became of that, else the one that serves.
+    /// became of that, else what waits, else what serves.
     fn known(&self, serving: Option<&Snapshot>) -> Option<FeedIdentity> {
+        if self.refetch {
+            return None;
+        }
         let incoming = self.incoming.as_ref().map(|(full, _)| full.identity());
-        let serving = serving.map(Snapshot::identity);
-        self.seen.clone().or_else(|| self.memory.rejected.clone()).or(incoming).or(serving)
+        self.seen.clone().or(incoming).or_else(|| serving.map(Snapshot::identity))
     }
 
-    /// Takes an outcome down; gives what is new.
-    fn note(
-        &mut self,
-        outcome: Result<Fetched, FetchError>,
-    ) -> Option<Result<Snapshot, FetchError>> {
+    /// Takes an outcome down.
+    fn note(&mut self, outcome: Result<Fetched, FetchError>) -> Result<(), FetchError> {
         let now = Timestamp::now();
         self.last_check = Some(now);
         let kind = outcome.as_ref().map_or_else(FetchError::kind, |_| "ok").to_owned();
         let count = self.checks.entry(kind).or_default();
         *count = count.saturating_add(1);
-        match outcome {
+        self.memory.not_before = None;
+        let Fetched { check, changes } = match outcome {
+            Ok(fetched) => fetched,
             Err(error) => {
                 let delay = self.schedule.failed(error.retry_after(), random());
-                self.plan_next(Some(delay));
-                self.problem = Some(error.to_string());
-                Some(Err(error))
-            }
-            Ok(Fetched { check, changes }) => {
-                let delay = self.schedule.succeeded(random());
-                self.plan_next(Some(delay));
-                self.problem = None;
-                self.memory.last_success = Some(now);
-                match check {
-                    Check::Unchanged { .. } => {
-                        debug!("the feed is as before");
-                        None
-                    }
-                    Check::New(snapshot) if self.is_turned_down(&snapshot.identity()) => {
-                        self.seen = Some(snapshot.identity());
-                        debug!("the feed is one that was turned down");
-                        None
-                    }
-                    Check::New(snapshot) => {
-                        self.seen = Some(snapshot.identity());
-                        info!("the feed has changed: {}", snapshot.identity());
-                        // Until they are effective, what earlier versions said of dates holds.
-                        let mut known =
-                            self.incoming.take().map_or_else(Changes::default, |(_, known)| known);
-                        known.changes.extend(changes.unwrap_or_default().changes);
-                        self.incoming = Some((snapshot.clone(), known));
-                        Some(Ok(snapshot))
-                    }
+                self.plan_next(delay);
+                if error.retry_after().is_some() {
+                    self.memory.not_before = self.next_time;
                 }
+                self.problem = Some(error.to_string());
+                return Err(error);
+            }
+        };
+        let delay = self.schedule.succeeded(random());
+        self.plan_next(delay);
+        self.problem = None;
+        self.memory.last_success = Some(now);
+        let Check::New(snapshot) = check else {
+            debug!("the feed is as before");
+            return Ok(());
+        };
+        self.refetch = false;
+        let feed = snapshot.identity();
+        self.seen = Some(feed.clone());
+        if self.is_turned_down(&feed) {
+            debug!("the feed is one that was turned down");
+            return Ok(());
+        }
+        info!("the feed has changed: {feed}");
+        // Until they are effective, what earlier versions said of dates holds.
+        let mut known = self.incoming.take().map_or_else(Changes::default, |(_, known)| known);
+        for change in changes.unwrap_or_default().changes {
+            if !known.changes.contains(&change) {
+                known.changes.push(change);
             }
         }
+        self.incoming = Some((snapshot, known));
+        Ok(())
     }
 
     /// The incoming feed without what is not effective yet, seen from `serving`; `None` where
@@ -254,44 +271,60 @@ impl FeedWatch {
         self.held.iter().any(|held| held.effective <= today)
     }
 
-    /// The feed that came last was taken: it is complete once nothing of it is held.
-    pub(super) fn taken(&mut self, store: &Store) {
+    /// Whether something of the feed that serves is held.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// The feed that came last serves; nothing is left to wait for once nothing of it is held.
+    pub(super) fn taken(&mut self) {
         if self.held.is_empty() {
             self.incoming = None;
         }
-        self.remember(store);
     }
 
     /// What was refused under another configuration may pass now.
     pub(super) fn try_again(&mut self) {
-        self.refused = None;
-        self.seen = None;
+        if self.refused.take().is_some() {
+            self.seen = None;
+        }
     }
 
-    /// This feed was refused: it is not taken again, but another one is.
-    pub(super) fn turn_down(&mut self, feed: FeedIdentity, store: &Store) {
-        self.refused = Some(feed);
-        self.incoming = None;
-        self.held = Vec::new();
-        self.remember(store);
+    /// The policy refuses this feed: it is not taken again, but another one is.
+    pub(super) fn turn_down(&mut self, feed: FeedIdentity, why: String) {
+        self.drop_incoming(&feed);
+        self.refused = Some((feed, why));
     }
 
-    /// A person does not want this feed; another one, or `plan accept`, ends that.
-    pub(super) fn reject(&mut self, feed: FeedIdentity, store: &Store) {
-        self.memory.rejected = Some(feed);
-        self.incoming = None;
-        self.held = Vec::new();
-        self.remember(store);
+    /// A person does not want this feed; `None` again wants every feed. Gives the one that was not
+    /// wanted before.
+    pub(super) fn reject(&mut self, feed: Option<FeedIdentity>) -> Option<FeedIdentity> {
+        if let Some(feed) = &feed {
+            self.drop_incoming(feed);
+        }
+        std::mem::replace(&mut self.memory.rejected, feed)
     }
 
-    /// Another feed serves than the rejected one, by a person's will.
-    pub(super) fn forget_rejection(&mut self) {
-        self.memory.rejected = None;
+    /// This feed serves, by a person's will.
+    pub(super) fn accept(&mut self, feed: &FeedIdentity) {
+        if self.memory.rejected.as_ref().is_some_and(|rejected| is_same(rejected, feed)) {
+            self.memory.rejected = None;
+        }
+    }
+
+    fn drop_incoming(&mut self, feed: &FeedIdentity) {
+        if self.incoming.as_ref().is_some_and(|(full, _)| is_same(&full.identity(), feed)) {
+            self.incoming = None;
+            self.held = Vec::new();
+        }
     }
 
     /// Whether the source has not answered as it should for longer than `max-age`.
     pub(super) fn is_stale(&self) -> bool {
-        let Some(since) = self.memory.last_success.or(self.memory.since) else { return false };
+        // A time in the future is of a clock that was wrong.
+        let known = |time: &Timestamp| *time <= Timestamp::now();
+        let times = [self.memory.last_success, self.memory.since];
+        let Some(since) = times.into_iter().flatten().find(known) else { return false };
         let age = Timestamp::now().duration_since(since);
         self.client.is_some()
             && SignedDuration::try_from(self.options.max_age).is_ok_and(|limit| age > limit)
@@ -302,27 +335,26 @@ impl FeedWatch {
         self.options.on_stale == OnStale::Inspect && self.is_stale()
     }
 
-    /// Writes down what is to be remembered. Not being able to is said, and no reason to stop.
-    pub(super) fn remember(&self, store: &Store) {
+    /// Writes down what is to be remembered.
+    pub(super) fn remember(&self, store: &Store) -> Result<(), StoreError> {
         let incoming = self.incoming.as_ref().and_then(|(full, changes)| {
             let feed = feed::write(full).ok()?;
-            Some(Incoming { feed, changes: changes.clone() })
+            Some(Incoming { source: self.source.to_string(), feed, changes: changes.clone() })
         });
-        let outcome = store
-            .write_json(STATE, &self.memory)
-            .and_then(|()| store.write_json(INCOMING, &incoming));
-        if let Err(error) = outcome {
-            warn!("{error}; after a restart the feed counts as never checked");
-        }
+        store.write_json(INCOMING, &incoming)?;
+        store.write_json(STATE, &self.memory)
     }
 
     fn is_turned_down(&self, feed: &FeedIdentity) -> bool {
-        self.memory.rejected.as_ref() == Some(feed) || self.refused.as_ref() == Some(feed)
+        let refused = self.refused.as_ref().map(|(refused, _)| refused);
+        self.memory.rejected.iter().chain(refused).any(|other| is_same(other, feed))
     }
 
     fn recall_incoming(&mut self, store: &Store) {
         match store.read_json::<Option<Incoming>>(INCOMING) {
-            Ok(Some(Some(Incoming { feed, changes }))) => {
+            Ok(Some(Some(Incoming { source, feed, changes })))
+                if source == self.source.to_string() =>
+            {
                 match feed::parse(feed.as_bytes(), INCOMING) {
                     Ok(full) => self.incoming = Some((full, changes)),
                     Err(error) => warn!("{error}; it is fetched again"),
@@ -333,12 +365,11 @@ impl FeedWatch {
         }
     }
 
-    fn plan_next(&mut self, delay: Option<Duration>) {
-        self.next = delay.and_then(|delay| Instant::now().checked_add(delay));
-        self.next_time = delay.and_then(|delay| {
-            let delay = SignedDuration::try_from(delay).ok()?;
-            Timestamp::now().checked_add(delay).ok()
-        });
+    fn plan_next(&mut self, delay: Duration) {
+        self.next = Instant::now().checked_add(delay);
+        self.next_time = SignedDuration::try_from(delay)
+            .ok()
+            .and_then(|delay| Timestamp::now().checked_add(delay).ok());
     }
 
     /// For the observation.
@@ -351,6 +382,7 @@ impl FeedWatch {
             next_check: self.next_time.map(seconds),
             checks: self.checks.clone(),
             problem: self.problem.clone(),
+            refused: self.refused.as_ref().map(|(feed, why)| format!("{feed}: {why}")),
             stale: self.is_stale(),
             inspecting,
             held: self
@@ -391,6 +423,15 @@ async fn fetch(
         }
     }
     Ok(Fetched { check, changes })
+}
+
+/// Whether the two are one version, whatever of it is held; where there is no version, one content.
+fn is_same(one: &FeedIdentity, other: &FeedIdentity) -> bool {
+    one.instance == other.instance
+        && match (&one.version, &other.version) {
+            (Some(one), Some(other)) => one == other,
+            _ => one.digest == other.digest,
+        }
 }
 
 /// RFC 3339 in whole seconds.

@@ -35,7 +35,7 @@ pub use loaded::{Answer, CounterSheet, Counts, Loaded, attached};
 pub use manifest::{Manifest, OwnIdentity, Scope, SetIdentity};
 pub use pins::{Lock, Pins};
 pub use probe::Probe;
-pub use publish::{Step, take_down};
+pub use publish::{Step, take_down, withdraw};
 pub use self_test::{SelfTestReport, self_test};
 pub use system::require_privileges;
 pub use test_run::{Mark, Outcome, RunOptions, run_live, run_tc, run_xdp};

@@ -116,6 +116,16 @@ fn clean_up(lock: &Lock, serving: u64, hooks: &[HookRequest]) -> Result<(), Data
 ///
 /// Something could not be removed; what is left is still under the pins.
 pub async fn take_down(lock: Lock) -> Result<(), DatapathError> {
+    withdraw(&lock).await?;
+    lock.remove_everything()
+}
+
+/// Takes every hook off: everything is inspected, and the generation stays to look at.
+///
+/// # Errors
+///
+/// A hook could not be taken off; it is still under the pins.
+pub async fn withdraw(lock: &Lock) -> Result<(), DatapathError> {
     let mut outcome = Ok(());
     // One interface that cannot be taken back must not keep the others marking.
     for ((ifindex, kind), path) in lock.pins().links()? {
@@ -124,8 +134,7 @@ pub async fn take_down(lock: Lock) -> Result<(), DatapathError> {
             outcome = outcome.and(clsact::remove_unused_qdisc(ifindex).await);
         }
     }
-    outcome?;
-    lock.remove_everything()
+    outcome
 }
 
 struct Switch<'a> {

@@ -1,12 +1,11 @@
 //! Which feed there is before anything is fetched.
 
-use super::{FeedError, FeedIdentity, Snapshot, embedded, read};
+use super::{FeedError, Snapshot, embedded, read};
 use crate::config::FeedSource;
 
-/// The newest feed of `source` that is at hand: for a file, what is in it; for the network, the
-/// newer of the last good one and the one in the binary, as far as they are of this source.
-/// `unwanted` is a feed that a person has turned down: the one in the binary is then left out.
-/// `None` where there is none.
+/// The feed of `source` that is at hand: for a file, what is in it; for the network, `last_good`,
+/// which is the last good one of this very source, and else, of the web service, the one in the
+/// binary if it is of this instance. `None` where there is none.
 ///
 /// # Errors
 ///
@@ -14,7 +13,6 @@ use crate::config::FeedSource;
 pub fn at_hand(
     source: &FeedSource,
     last_good: Option<&Snapshot>,
-    unwanted: Option<&FeedIdentity>,
 ) -> Result<Option<Snapshot>, FeedError> {
     let instance = match source {
         FeedSource::File(path) => return read(path).map(Some),
@@ -23,14 +21,11 @@ pub fn at_hand(
         FeedSource::Url(_) => return Ok(last_good.cloned()),
         FeedSource::WebService { instance, .. } => instance.name(),
     };
-    let last_good = last_good.filter(|last| last.instance.as_deref() == Some(instance)).cloned();
-    let embedded = Some(embedded()?)
-        .filter(|it| it.instance.as_deref() == Some(instance))
-        .filter(|it| unwanted != Some(&it.identity()));
-    Ok(match (last_good, embedded) {
-        (Some(last), Some(embedded)) if embedded.version > last.version => Some(embedded),
-        (last, embedded) => last.or(embedded),
-    })
+    let is_ours = |snapshot: &Snapshot| snapshot.instance.as_deref() == Some(instance);
+    match last_good.filter(|last| is_ours(last)) {
+        Some(last) => Ok(Some(last.clone())),
+        None => Ok(Some(embedded()?).filter(is_ours)),
+    }
 }
 
 #[cfg(test)]
@@ -47,24 +42,21 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_of_the_last_good_one_and_the_one_in_the_binary_is_taken() {
-        let in_binary = embedded().unwrap();
+    fn the_one_in_the_binary_is_the_last_resort() {
         let source = service(Instance::Worldwide);
-        let taken = |last: &Snapshot, unwanted| {
-            at_hand(&source, Some(last), unwanted).unwrap().unwrap().version
-        };
-        let (older, newer) = (version("2026010100"), version("2099010100"));
-        assert_eq!(taken(&newer, None), newer.version);
-        assert_eq!(taken(&older, None), in_binary.version);
-        assert_eq!(taken(&older, Some(&in_binary.identity())), older.version, "turned down");
+        let older = version("2026010100");
+        assert_eq!(at_hand(&source, Some(&older)).unwrap(), Some(older));
+        assert_eq!(at_hand(&source, None).unwrap(), Some(embedded().unwrap()));
     }
 
     #[test]
     fn no_other_instance_stands_in() {
         let source = service(Instance::China);
         let worldwide = version("2099010100");
-        assert_eq!(at_hand(&source, Some(&worldwide), None).unwrap(), None);
+        assert_eq!(at_hand(&source, Some(&worldwide)).unwrap(), None);
         let china = Snapshot { instance: Some("China".to_owned()), ..worldwide };
-        assert_eq!(at_hand(&source, Some(&china), None).unwrap(), Some(china));
+        assert_eq!(at_hand(&source, Some(&china)).unwrap(), Some(china));
+        let url = FeedSource::Url("https://192.0.2.1/list".parse().unwrap());
+        assert_eq!(at_hand(&url, None).unwrap(), None);
     }
 }

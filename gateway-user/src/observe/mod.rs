@@ -53,6 +53,8 @@ pub struct FeedState {
     pub checks: std::collections::BTreeMap<String, u64>,
     /// Why the last check failed, one line; `None` when it did not.
     pub problem: Option<String>,
+    /// The feed that the policy refuses, and why, one line.
+    pub refused: Option<String>,
     /// Whether the last success is longer ago than `max-age`.
     pub stale: bool,
     /// Whether everything is inspected for that.
