@@ -78,6 +78,10 @@ fn hook_auto_falls_back_to_tc_behind_the_program_that_stays() {
         daemon.terminate();
         assert!(product.verb(&["down"]).status.success());
         assert_eq!(xdp_program(&site.gateway, LAN), Some(u64::from(foreign.xdp_id())));
+        // The kernel lets go of a link a moment after its last reference.
+        support::wait_until("our tc program is gone", || {
+            tcx_programs(&site.gateway, LAN).is_empty()
+        });
         site.assert_it_marks_nothing();
     }
 }

@@ -39,8 +39,8 @@ impl Daemon<'_> {
             warn!("{skipped}");
         }
         let Some(snapshot) = self.watch.snapshot(last_good.as_ref())? else {
-            info!("no feed is there yet: everything is inspected until one comes");
             withdraw(&self.lock).await?;
+            info!("no feed is there yet: everything is inspected until one comes");
             self.before = self.was.take();
             self.wanted = Some(config);
             return Ok(());

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use xtask::testbed::Process;
 
+use super::foreign::tcx_programs;
 use super::{LAN, PATIENCE, Site, wait_until};
 
 /// The binary with a configuration of its own, the pins of a site, and a wrapper in front of it.
@@ -122,7 +123,10 @@ impl<'a> Product<'a> {
 
     /// Starts a daemon that has no feed yet, and waits until it says so.
     pub(crate) fn start_without_feed(&self) -> Daemon {
-        self.start_until("no feed is there yet")
+        let daemon = self.start_until("no feed is there yet");
+        // The kernel lets go of a link a moment after its last reference.
+        wait_until("nothing is attached", || tcx_programs(&self.site.gateway, LAN).is_empty());
+        daemon
     }
 
     fn start_until(&self, said: &str) -> Daemon {
