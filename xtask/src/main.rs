@@ -9,6 +9,7 @@ mod lab;
 mod process;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,9 @@ enum Verb {
     /// Set up, and measure
     #[command(subcommand)]
     Bench(bench::Benchmark),
+    /// Set up, and run the product where this machine cannot
+    #[command(subcommand)]
+    Vm(vm::Verb),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Test => test::run(),
         Verb::Fuzz(options) => set_up().and_then(|()| fuzz::run(&options)),
         Verb::Bench(benchmark) => set_up().and_then(|()| bench::run(&benchmark)),
+        Verb::Vm(verb) => set_up().and_then(|()| vm::run(&verb)),
         Verb::Lab(args) => lab::run(&args),
     };
     match outcome {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{Config, HookMode, Mode};
 use crate::datapath::{DatapathError, HookRequest, Interface, Published, TcCarrier, XdpRequest};
@@ -56,6 +56,7 @@ pub(super) fn report(config: &Config, published: &Published) {
         published.self_test.probes,
         hooks.join(", "),
     );
+    debug!("instructions verified: {}", verified(published));
     if config.mode == Mode::Shadow {
         warn!("mode is shadow: direct packets are counted, none is marked");
     }
@@ -64,6 +65,16 @@ pub(super) fn report(config: &Config, published: &Published) {
             warn!("interface {}: no native XDP here, tc classifies alone", interface.name);
         }
     }
+}
+
+/// What the verifier walked for each program; kernels before 5.16 do not say.
+fn verified(published: &Published) -> String {
+    let counts = published.generation.verified_instructions().into_iter();
+    let texts = counts.map(|(program, count)| match count {
+        Some(count) => format!("{program} {count}"),
+        None => format!("{program} unknown"),
+    });
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 fn has_xdp(published: &Published, name: &str) -> bool {

@@ -38,4 +38,4 @@ pub use probe::Probe;
 pub use publish::{Step, take_down, withdraw};
 pub use self_test::{SelfTestReport, self_test};
 pub use system::require_privileges;
-pub use test_run::{Mark, Outcome, RunOptions, run_live, run_tc, run_xdp};
+pub use test_run::{Mark, Outcome, RunOptions, hides_metadata, run_live, run_tc, run_xdp};

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
+use aya::util::KernelVersion;
 use gateway_common::Verdict;
 use gateway_common::abi::Metadata;
 use nix::libc;
@@ -69,7 +70,7 @@ impl Default for RunOptions {
 pub struct Outcome {
     /// Its return value.
     pub action: u32,
-    /// What it proposed (XDP) or marked (tc).
+    /// What it proposed (XDP) or marked (tc); Inspect for XDP where [`hides_metadata`].
     pub verdict: Verdict,
     /// Whether it let the packet go on unchanged, as every program of ours must.
     pub passed: bool,
@@ -84,6 +85,13 @@ pub struct Mark {
     pub before: u32,
     /// Mark of a Direct packet after it.
     pub direct: u32,
+}
+
+/// Whether this kernel keeps to itself what an XDP program proposed in a test run: before 5.15
+/// (commit 47316f4a3053) the packet comes back without its metadata.
+#[must_use]
+pub fn hides_metadata() -> bool {
+    KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(5, 15, 0))
 }
 
 /// Runs an XDP program on `frame`.

@@ -28,6 +28,7 @@ use xtask::testbed::{
 use crate::setup;
 
 use probes::Probe;
+pub(crate) use product::build;
 use product::{Hook, Product};
 use report::{Report, Row, Seen};
 use topology::{Topology, Way};

@@ -116,7 +116,7 @@ pub(super) struct ReasonCounter {
 
 /// Builds the binary and gives its path. As the tests build it: the BPF programs are always
 /// optimised, and what runs in user space is not what the lab measures.
-pub(super) fn build() -> Result<PathBuf> {
+pub(crate) fn build() -> Result<PathBuf> {
     let mut child = cargo()
         .args(["build", "--package", "gateway-user", "--bin", "breakout365"])
         .arg("--message-format=json-render-diagnostics")

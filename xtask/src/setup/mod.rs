@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::process::Failed;
 use apt::Apt;
 use compiler::Source;
-pub(crate) use tools::{cargo_deny, cargo_fuzz};
+pub(crate) use tools::{cargo_deny, cargo_fuzz, emulator};
 
 /// What `cargo xtask setup` can be told.
 #[derive(Debug, Default, clap::Args)]

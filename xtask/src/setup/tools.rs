@@ -35,6 +35,10 @@ const SYSTEM: [(&str, &str, &str); 10] = [
     ("bird", "bird2", "a test loads an export"),
     (PACPARSER, "python3-pacparser", "a test evaluates an export"),
 ];
+const EMULATOR: [(&str, &str, &str); 2] = [
+    ("qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
+    ("busybox", "busybox-static", "is all else that runs under them"),
+];
 /// Not a command, but what Debian's Python finds.
 const PACPARSER: &str = "/usr/lib/python3/dist-packages/pacparser/__init__.py";
 
@@ -70,6 +74,27 @@ pub(crate) fn cargo_fuzz() -> Result<PathBuf> {
     let cache = cache_dir()?;
     CARGO_FUZZ.ensure(&cache)?;
     Ok(CARGO_FUZZ.program(&cache))
+}
+
+/// What boots another kernel, installed when it is asked for.
+///
+/// # Errors
+///
+/// Something is missing and cannot be installed from here.
+pub(crate) fn emulator() -> Result<()> {
+    let missing = || EMULATOR.iter().filter(|(program, ..)| find(program).is_none());
+    let packages: Vec<_> = missing().map(|(_, package, _)| *package).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    for (program, package, reason) in missing() {
+        say("installing", &format!("{program} ({package}, apt): {reason}"));
+    }
+    if let Err(failed) = Apt::default().install(&packages) {
+        show(&failed);
+        bail!("cannot boot other kernels: install {} by hand, as root", packages.join(" "));
+    }
+    Ok(())
 }
 
 /// `cargo install` of one version of a crate's commands into a directory of their own.

@@ -18,7 +18,12 @@ pub struct Process {
 }
 
 impl Process {
-    pub(super) fn spawn(command: &mut Command) -> Result<Self> {
+    /// Starts `command` in a process group of its own, so that Ctrl-C ends it by its value only.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
         let child = command
             .process_group(0)
             .spawn()

@@ -1,0 +1,59 @@
+//! The emulated machine: one kernel, one initramfs, a serial console, no network.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use xtask::testbed::{Interrupt, Process};
+
+use crate::process::command;
+
+/// Memory of the guest.
+const MEMORY: &str = "512M";
+/// How often somebody who wants this to end is listened to.
+const ATTENTION: Duration = Duration::from_millis(500);
+
+/// What to boot, and where to what it says.
+#[derive(Debug)]
+pub(super) struct Boot<'a> {
+    /// The kernel's image.
+    pub(super) kernel: &'a Path,
+    /// Its first and only file system.
+    pub(super) initramfs: &'a Path,
+    /// A `name=value` for init's environment.
+    pub(super) parameter: String,
+    /// Gets all that the guest says.
+    pub(super) log: &'a Path,
+}
+
+impl Boot<'_> {
+    /// Runs the machine until it is off, or until `limit`: whether it got to its end is said by
+    /// what it said.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started, or the run was interrupted.
+    pub(super) fn run(&self, limit: Duration, interrupt: &Interrupt) -> Result<()> {
+        let log = File::create(self.log)
+            .with_context(|| format!("cannot write {}", self.log.display()))?;
+        let mut qemu = command("qemu-system-x86_64");
+        // Emulated, also where there is hardware for it: the same everywhere.
+        qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", MEMORY])
+            .args(["-nographic", "-no-reboot", "-nic", "none"])
+            .arg("-kernel")
+            .arg(self.kernel)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .arg("-append")
+            .arg(format!("console=ttyS0 loglevel=1 panic=-1 {}", self.parameter))
+            .stderr(log.try_clone()?)
+            .stdout(log);
+        let mut machine = Process::spawn(&mut qemu)?;
+        let end = Instant::now() + limit;
+        while Instant::now() < end && machine.wait_for(ATTENTION)?.is_none() {
+            interrupt.check()?;
+        }
+        Ok(())
+    }
+}
