@@ -242,6 +242,7 @@ impl Daemon<'_> {
             bring_up(&self.lock, &blueprint, &hooks, &mut |_| Ok(())).inspect_err(|failure| {
                 let problem = failure.to_string();
                 self.record(trigger, Outcome::Failed, Some(&revision), plan, &[], Some(&problem));
+                self.give_sign_of_life();
             })?;
         let generation = published.manifest.generation;
         hooks::report(&revision.config, &published);
@@ -253,6 +254,8 @@ impl Daemon<'_> {
         self.problem = None;
         let old = self.serving.replace(Serving { revision, generation, inspecting });
         self.keep(old);
+        self.heartbeat.take(self.lock.pins());
+        self.give_sign_of_life();
         let serving = self.serving.as_ref().map(|serving| &serving.revision);
         self.record(trigger, Outcome::Published, serving, plan, &[], None);
         if self.pending.as_ref().is_some_and(|pending| {

@@ -129,6 +129,7 @@ impl Revision {
             feed: self.feed(),
             sets,
             own,
+            deadline: self.config.deadline,
         }
     }
 }
