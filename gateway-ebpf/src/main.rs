@@ -46,7 +46,7 @@ fn b365_tc_xdp(ctx: TcContext) -> i32 {
     let packet = SkbPacket(&ctx);
     if context::proposes_direct(&ctx) {
         // What XDP has decided a moment ago may have been switched off since.
-        let (counter, verdict) = match maps::refusal() {
+        let (counter, verdict) = match maps::refusal_of_proposal() {
             None => (COUNTER_METADATA_ACCEPTED, Verdict::Direct),
             Some(reason) => (reason as u32, Verdict::Inspect),
         };

@@ -64,7 +64,7 @@ static SELF_TEST: Array<u32, 1> = Array::new();
 /// Why nothing goes direct at this moment, if so.
 #[inline(always)]
 pub(crate) fn refusal() -> Option<Reason> {
-    if SELF_TEST.get(0).is_some_and(|under_test| *under_test != 0) {
+    if under_test() {
         return None;
     }
     let (Some(switch), Some(deadline)) =
@@ -74,6 +74,22 @@ pub(crate) fn refusal() -> Option<Reason> {
     };
     // SAFETY: the helper takes nothing and returns a number.
     control::refusal(switch, deadline, || unsafe { bpf_ktime_get_ns() })
+}
+
+/// As [`refusal`], for a packet whose deadline XDP has just looked at: reading the clock is the dear
+/// part.
+#[inline(always)]
+pub(crate) fn refusal_of_proposal() -> Option<Reason> {
+    if under_test() {
+        return None;
+    }
+    let switch = control_word(control::SWITCH).unwrap_or(control::OFF);
+    control::refusal(switch, control::NEVER, || 0)
+}
+
+#[inline(always)]
+fn under_test() -> bool {
+    SELF_TEST.get(0).is_some_and(|under_test| *under_test != 0)
 }
 
 #[inline(always)]

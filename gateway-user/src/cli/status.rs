@@ -275,7 +275,8 @@ fn switched_off(switches: &Switches) -> Option<String> {
         return Some("OFF     everything is inspected until `breakout365 on`".to_owned());
     }
     switches.inspecting.as_ref().map(|_| {
-        "GONE    no daemon runs, and its deadline has passed: everything is inspected until one does"
+        "GONE    no daemon has given a sign of life within its deadline: everything is inspected until \
+         one does"
             .to_owned()
     })
 }

@@ -64,8 +64,8 @@ fn said(standing: &Standing) -> &'static str {
     match standing.refusal {
         None => "on: what is selected goes direct",
         Some(Reason::DaemonGone) => {
-            "on, but no daemon runs and its deadline has passed: everything is inspected until \
-             `breakout365 run`"
+            "on, but no daemon has given a sign of life within its deadline: everything is inspected \
+             until one does"
         }
         Some(_) => "off: everything is inspected until `breakout365 on`",
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use gateway_common::Reason;
+
 use super::publish::{announce, publish};
 use super::{
     Attached, Control, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest,
@@ -43,8 +45,8 @@ pub struct Published {
 }
 
 /// Loads a generation, tests it and publishes it on `hooks`, and on no other interface. `before`
-/// hears of each step before it is taken and may call it off. The deadline is renewed with each step;
-/// what the operator has switched off stays off.
+/// hears of each step before it is taken and may call it off. The deadline is renewed with each step,
+/// or once the new generation serves if it has passed; what the operator has switched off stays off.
 ///
 /// # Errors
 ///
@@ -57,16 +59,16 @@ pub fn bring_up(
 ) -> Result<Published, DatapathError> {
     let (mut control, is_new) = Control::obtain(lock, blueprint.deadline)?;
     let deadline = control.deadline()?;
-    let outcome = under(&mut control, lock, blueprint, hooks, before);
-    if outcome.is_err() {
-        if is_new {
-            // Nothing is under these switches.
-            lock.remove_control()?;
-        } else {
-            control.set_deadline(deadline)?;
+    under(&mut control, lock, blueprint, hooks, before).map_err(|failure| {
+        // Under new switches there is nothing; others are as before.
+        let back = if is_new { lock.remove_control() } else { control.set_deadline(deadline) };
+        match back {
+            Ok(()) => failure,
+            Err(rollback) => {
+                DatapathError::Rollback { failure: Box::new(failure), rollback: Box::new(rollback) }
+            }
         }
-    }
-    outcome
+    })
 }
 
 fn under(
@@ -77,8 +79,14 @@ fn under(
     before: &mut dyn FnMut(&Step) -> Result<(), String>,
 ) -> Result<Published, DatapathError> {
     let path = control.path().to_owned();
+    // What nobody has followed since the daemon was gone does not go direct again for the moment until
+    // something newer serves.
+    let mut was_gone = control.standing()?.refusal == Some(Reason::DaemonGone);
     let before = &mut |step: &Step| {
-        control.renew(blueprint.deadline).map_err(|error| error.to_string())?;
+        was_gone &= *step != Step::CleanUp;
+        if !was_gone {
+            control.renew(blueprint.deadline).map_err(|error| error.to_string())?;
+        }
         before(step)
     };
     announce(before, &Step::Load)?;

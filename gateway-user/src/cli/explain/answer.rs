@@ -327,8 +327,8 @@ impl fmt::Display for Answer {
                 f.write_str("  OFF: everything is inspected until `breakout365 on`\n")?;
             }
             Some(_) => f.write_str(
-                "  GONE: no daemon runs, and its deadline has passed: everything is inspected until \
-                 one does\n",
+                "  GONE: no daemon has given a sign of life within its deadline: everything is inspected \
+                 until one does\n",
             )?,
         }
         match self.prefix {
