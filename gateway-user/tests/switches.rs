@@ -310,7 +310,7 @@ fn a_publication_renews_the_deadline_only_when_something_newer_serves_or_nothing
     let hooks = [site.hook(LAN, XdpRequest::Native)];
     site.publish(&lock, &one_table(), &hooks).unwrap();
     let mut control = Control::open(&site.pins()).unwrap().unwrap();
-    let (passed, hour) = (Some(Duration::from_nanos(1)), Some(Duration::from_secs(3600)));
+    let (passed, hour) = (Some(Duration::from_nanos(1)), Some(Duration::from_hours(1)));
     for (deadline, refusal) in [(passed, Some(Reason::DaemonGone)), (hour, None), (None, None)] {
         control.renew(deadline).unwrap();
         let before = control.standing().unwrap();

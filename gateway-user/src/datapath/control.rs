@@ -179,7 +179,7 @@ impl Control {
                 path: self.path.clone(),
                 why: format!("the clock: {error}"),
             })?;
-        let now = Duration::try_from(now).unwrap_or_default();
+        let now = Duration::from(now);
         Ok(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
     }
 }
