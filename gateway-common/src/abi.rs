@@ -1,8 +1,9 @@
 //! Layouts that the loader and the BPF programs share, each with its size pinned.
 //!
 //! A generation is loaded by the binary that carries its object, so these layouts may change
-//! between versions. The one exception is [`Metadata`]: two generations share a packet while links
-//! are being switched, so its magic carries a layout version.
+//! between versions. There are two exceptions. [`Metadata`]: two generations share a packet while links
+//! are being switched, so its magic carries a layout version. And the control words, which all
+//! generations share: they are in [`crate::control`].
 
 use crate::{Decision, Reason, Verdict};
 
@@ -143,11 +144,11 @@ pub struct Counter {
 
 /// Counter of packets whose proposal could not be written: the driver has no XDP metadata.
 /// tc classifies these by itself.
-pub const COUNTER_METADATA_UNSUPPORTED: u32 = 16;
+pub const COUNTER_METADATA_UNSUPPORTED: u32 = 18;
 /// Counter of packets that tc marked because XDP's proposal was in their metadata.
-pub const COUNTER_METADATA_ACCEPTED: u32 = 17;
+pub const COUNTER_METADATA_ACCEPTED: u32 = 19;
 /// Index of provenance group 0; the groups are the last counters of a hook.
-pub const COUNTER_FIRST_GROUP: u32 = 18;
+pub const COUNTER_FIRST_GROUP: u32 = 20;
 
 impl Decision {
     /// The counter of this decision: below [`COUNTER_METADATA_UNSUPPORTED`] a [`Reason`], from

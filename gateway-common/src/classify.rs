@@ -31,6 +31,10 @@ pub trait Tables {
     fn admits_v4(&self, source: [u8; 4]) -> bool;
     /// Whether a listed IPv6 prefix covers `source`.
     fn admits_v6(&self, source: [u8; 16]) -> bool;
+
+    /// Why nothing goes direct at this moment, if so: [`crate::control::refusal`] of the control
+    /// words. Asked of packets only that would.
+    fn refusal(&self) -> Option<Reason>;
 }
 
 /// Parses and classifies an Ethernet frame.
@@ -41,7 +45,7 @@ where
     T: Tables + ?Sized,
 {
     match parse(packet) {
-        Ok(key) => restrict(decide(&key, tables), packet, tables),
+        Ok(key) => restrict(decide(&key, tables), packet, tables).unless(|| tables.refusal()),
         Err(reason) => Decision::inspect(reason),
     }
 }
@@ -64,7 +68,8 @@ where
     if admitted { decision } else { Decision::inspect(Reason::SourceNotListed) }
 }
 
-/// Classifies a packet whose header fields are known, as if everybody were a listed source.
+/// Classifies a packet whose header fields are known, as if everybody were a listed source and
+/// direct egress were on.
 #[inline(always)]
 pub fn decide<T: Tables + ?Sized>(key: &FlowKey, tables: &T) -> Decision {
     let Some(port_set) = port_set_of(key.destination, tables) else {

@@ -49,11 +49,16 @@ pub enum Reason {
     Excluded = 14,
     /// Only listed sources go direct, and this one is not: everything else would have matched.
     SourceNotListed = 15,
+    /// It would go direct, but the operator has switched direct egress off, or nothing says that it
+    /// is on.
+    SwitchedOff = 16,
+    /// It would go direct, but the daemon has given no sign of life within its deadline.
+    DaemonGone = 17,
 }
 
 impl Reason {
     /// Every reason, in the order of its counter.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Matched,
         Self::NotIp,
         Self::Truncated,
@@ -70,6 +75,8 @@ impl Reason {
         Self::PortNotListed,
         Self::Excluded,
         Self::SourceNotListed,
+        Self::SwitchedOff,
+        Self::DaemonGone,
     ];
 
     /// The name used in JSON, metrics and text: stable, snake case.
@@ -92,6 +99,8 @@ impl Reason {
             Self::PortNotListed => "port_not_listed",
             Self::Excluded => "excluded",
             Self::SourceNotListed => "source_not_listed",
+            Self::SwitchedOff => "switched_off",
+            Self::DaemonGone => "daemon_gone",
         }
     }
 }
@@ -131,6 +140,17 @@ impl Decision {
             return Self(Outcome::Inspect { reason: Reason::BadHeader });
         }
         Self(Outcome::Inspect { reason })
+    }
+
+    /// This decision, but Inspect where it is Direct and `refusal` has a reason against all direct
+    /// egress. It is not asked about what is inspected anyway.
+    #[inline(always)]
+    #[must_use]
+    pub fn unless(self, refusal: impl FnOnce() -> Option<Reason>) -> Self {
+        match self.0 {
+            Outcome::Direct { .. } => refusal().map_or(self, Self::inspect),
+            Outcome::Inspect { .. } => self,
+        }
     }
 
     /// Where the packet goes.

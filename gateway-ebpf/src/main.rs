@@ -45,8 +45,13 @@ fn b365_xdp_frags(ctx: XdpContext) -> u32 {
 fn b365_tc_xdp(ctx: TcContext) -> i32 {
     let packet = SkbPacket(&ctx);
     if context::proposes_direct(&ctx) {
-        Counters::TcBehindXdp.add(COUNTER_METADATA_ACCEPTED, packet.length());
-        return mark(&ctx, Verdict::Direct);
+        // What XDP has decided a moment ago may have been switched off since.
+        let (counter, verdict) = match maps::refusal_of_proposal() {
+            None => (COUNTER_METADATA_ACCEPTED, Verdict::Direct),
+            Some(reason) => (reason as u32, Verdict::Inspect),
+        };
+        Counters::TcBehindXdp.add(counter, packet.length());
+        return mark(&ctx, verdict);
     }
     mark(&ctx, classify_and_count(&packet, Counters::TcBehindXdp))
 }

@@ -4,10 +4,11 @@
 use aya_ebpf::{
     Global,
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    helpers::bpf_ktime_get_ns,
     macros::btf_map,
 };
 use gateway_common::abi::{BLOCK_ENTRIES, Counter, INDEX_ENTRIES, PortSet, Slot};
-use gateway_common::{Tables, Word};
+use gateway_common::{Reason, Tables, Word, control};
 
 use crate::context::Frame;
 
@@ -51,6 +52,54 @@ static COUNT_XDP: PerCpuArray<Counter, 1> = PerCpuArray::new();
 static COUNT_TC_XDP: PerCpuArray<Counter, 1> = PerCpuArray::new();
 #[btf_map]
 static COUNT_TC: PerCpuArray<Counter, 1> = PerCpuArray::new();
+
+/// Shared by all generations: pinned by itself, and here under its pin.
+#[btf_map]
+static CONTROL: Array<u64, { control::WORDS as usize }> = Array::new();
+/// Not zero while the generation is tried out, before it is published: what is switched off must
+/// not hide what the tables say.
+#[btf_map]
+static SELF_TEST: Array<u32, 1> = Array::new();
+
+/// Why nothing goes direct at this moment, if so.
+#[inline(always)]
+pub(crate) fn refusal() -> Option<Reason> {
+    if under_test() {
+        return None;
+    }
+    let (Some(switch), Some(deadline)) =
+        (control_word(control::SWITCH), control_word(control::DEADLINE))
+    else {
+        return Some(Reason::SwitchedOff);
+    };
+    // SAFETY: the helper takes nothing and returns a number.
+    control::refusal(switch, deadline, || unsafe { bpf_ktime_get_ns() })
+}
+
+/// As [`refusal`], for a packet whose deadline XDP has just looked at: reading the clock is the dear
+/// part.
+#[inline(always)]
+pub(crate) fn refusal_of_proposal() -> Option<Reason> {
+    if under_test() {
+        return None;
+    }
+    let switch = control_word(control::SWITCH).unwrap_or(control::OFF);
+    control::refusal(switch, control::NEVER, || 0)
+}
+
+#[inline(always)]
+fn under_test() -> bool {
+    SELF_TEST.get(0).is_some_and(|under_test| *under_test != 0)
+}
+
+#[inline(always)]
+fn control_word(index: u32) -> Option<u64> {
+    let word = CONTROL.get_ptr(index)?;
+    // SAFETY: the kernel checked `index`, and values of an array are aligned to eight bytes.
+    // Volatile: user space may write it at any time. Half of a new value is no `ON`, or for one
+    // packet another deadline.
+    Some(unsafe { word.read_volatile() })
+}
 
 /// The bits that say Direct.
 #[inline(always)]
@@ -119,6 +168,11 @@ impl<P: Frame> Tables for GenerationTables<'_, P> {
     #[inline(always)]
     fn admits_v6(&self, source: [u8; 16]) -> bool {
         SOURCES_V6.get(&Key::new(128, source)).is_some()
+    }
+
+    #[inline(always)]
+    fn refusal(&self) -> Option<Reason> {
+        refusal()
     }
 }
 

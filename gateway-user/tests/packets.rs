@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use aya::programs::Xdp;
 use aya_obj::programs::XdpAttachType;
@@ -14,8 +15,8 @@ use gateway_common::Transport::{self, Tcp, Udp};
 use gateway_common::abi::Counter;
 use gateway_common::{Decision, Reason, Verdict, classify};
 use gateway_user::datapath::{
-    CounterSheet, Counts, Generation, Loaded, Mark, Outcome, Pins, Program, Published, RunOptions,
-    XdpRequest, bring_up, run_tc, run_xdp,
+    Control, CounterSheet, Counts, Generation, Loaded, Mark, Outcome, Pins, Program, Published,
+    RunOptions, XdpRequest, bring_up, run_tc, run_xdp,
 };
 use gateway_user::policy::{Exclusion, Sources, Table};
 use proptest::prelude::*;
@@ -58,6 +59,8 @@ fn table() -> Table {
 /// The programs, loaded and counting, attached to nothing.
 struct Bench {
     table: Table,
+    /// Why nothing goes direct, if so.
+    refusal: Option<Reason>,
     published: Published,
     bpffs: BpfFs,
 }
@@ -71,7 +74,11 @@ impl Bench {
         let bpffs = BpfFs::new().unwrap();
         let lock = Pins::new(bpffs.pins()).lock().unwrap();
         let published = bring_up(&lock, &support::blueprint(&table), &[], &mut |_| Ok(())).unwrap();
-        Self { table, published, bpffs }
+        Self { table, refusal: None, published, bpffs }
+    }
+
+    fn control(&self) -> Control {
+        Control::open(&Pins::new(self.bpffs.pins())).unwrap().unwrap()
     }
 
     fn generation(&self) -> &Generation {
@@ -121,7 +128,8 @@ impl Bench {
         let mut tally: BTreeMap<(Option<usize>, Reason), Counter> = BTreeMap::new();
         let mut failures = Vec::new();
         for Row { what, frame, reason } in rows {
-            let oracle = classify(frame.as_slice(), &self.table);
+            let refusal = || self.refusal;
+            let oracle = classify(frame.as_slice(), &self.table).unless(refusal);
             let verdict =
                 if *reason == Reason::Matched { Verdict::Direct } else { Verdict::Inspect };
             if (oracle.reason(), oracle.verdict()) != (*reason, verdict) {
@@ -632,6 +640,60 @@ fn a_family_without_a_listed_source_goes_direct_from_nobody() {
         row("any IPv4 source", &tcp4(), Reason::Matched),
         row("any IPv6 source", &tcp6(), Reason::SourceNotListed),
     ]);
+}
+
+#[test]
+fn what_would_go_direct_is_inspected_while_off_or_without_a_daemon_and_counted_as_such() {
+    let mut bench = Bench::new();
+    let rows = |refusal: Option<Reason>| {
+        let mut rows = Vec::new();
+        for (name, frame) in plain() {
+            let reason = refusal.unwrap_or(Reason::Matched);
+            rows.push(row(name, &frame, reason));
+            let tagged = frame.tag(VlanTag::Service, 7).tag(VlanTag::Customer, 8);
+            rows.push(row(format!("{name} tagged"), &tagged, reason));
+        }
+        // Why a packet is inspected anyway comes first.
+        for (name, frame, reason) in [
+            ("another port", Frame::tcp(to("40.96.0.1:444")), Reason::PortNotListed),
+            ("elsewhere", Frame::tcp(to("203.0.114.1:443")), Reason::NoPrefix),
+            ("a fragment", tcp4().fragment(0, true), Reason::FirstFragment),
+            ("ESP", Frame::new(to("40.96.0.1:0"), Protocol::Other(50)), Reason::Ipsec),
+        ] {
+            rows.push(row(name, &frame, reason));
+        }
+        rows
+    };
+    bench.check(&rows(None));
+    let a_moment = Duration::from_nanos(1);
+    for (on, deadline, refusal) in [
+        (false, None, Some(Reason::SwitchedOff)),
+        (true, None, None),
+        (true, Some(a_moment), Some(Reason::DaemonGone)),
+        // The switch comes before the deadline.
+        (false, Some(a_moment), Some(Reason::SwitchedOff)),
+        (true, Some(support::PATIENCE), None),
+    ] {
+        let mut control = bench.control();
+        control.switch(on).unwrap();
+        control.renew(deadline).unwrap();
+        bench.refusal = refusal;
+        bench.check(&rows(refusal));
+    }
+}
+
+#[test]
+fn headers_in_the_second_buffer_are_inspected_while_off() {
+    let bench = Bench::new();
+    bench.control().switch(false).unwrap();
+    let frame = Frame::tcp(to("[2603:1006::1]:443"))
+        .extension(Extension::Destination(255))
+        .extension(Extension::Destination(255))
+        .build()
+        .unwrap();
+    assert_eq!(classify(frame.as_slice(), &bench.table).reason(), Reason::Matched);
+    let outcome = bench.run(Program::XdpFrags, &frame);
+    assert_eq!((outcome.verdict, outcome.passed), (Verdict::Inspect, true));
 }
 
 #[test]

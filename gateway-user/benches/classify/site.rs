@@ -44,6 +44,7 @@ pub(crate) fn blueprint(table: Table) -> Blueprint {
         feed: FeedIdentity { instance: None, version: None, digest: String::new() },
         sets: Vec::new(),
         own: Vec::new(),
+        deadline: None,
     }
 }
 

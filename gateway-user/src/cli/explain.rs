@@ -5,12 +5,13 @@ mod near;
 mod question;
 
 use gateway_common::Reason;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::input::Input;
 use super::output;
 use crate::config::Interface;
-use crate::datapath::{self, DatapathError, Pins, require_privileges};
+use crate::datapath::{self, Control, DatapathError, Pins, require_privileges};
 use crate::exit::{Exit, Failure};
 use crate::policy::{Table, feed_ids};
 use answer::{ProgramAnswer, ask_oracle};
@@ -92,7 +93,10 @@ fn ask_program(
         None => 0,
     };
     let Some(probe) = question.probe(ingress) else { return Ok(None) };
+    // Somebody may switch in between: either answer is right then.
+    let before = refusal(pins)?;
     let said = loaded.ask(&probe)?;
+    let after = refusal(pins)?;
     let own = manifest.own.iter().filter(|own| said.sets.contains(&own.id));
     Ok(Some(ProgramAnswer {
         generation: manifest.generation,
@@ -104,5 +108,15 @@ fn ask_program(
         sets: feed_ids(&said.sets),
         matched: said.sets.iter().copied().collect(),
         same_table: manifest.table == table.digest(),
+        inspecting: after.map(Reason::name),
+        refusals: BTreeSet::from([before, after]),
     }))
+}
+
+/// Why nothing goes direct at this moment, if so.
+fn refusal(pins: &Pins) -> Result<Option<Reason>, DatapathError> {
+    match Control::open(pins)? {
+        Some(control) => Ok(control.standing()?.refusal),
+        None => Ok(None),
+    }
 }

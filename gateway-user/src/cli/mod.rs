@@ -13,6 +13,7 @@ mod policy;
 mod replay;
 mod run;
 mod status;
+mod switch;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -74,6 +75,10 @@ pub enum Verb {
     Export(export::ExportArgs),
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
+    /// Inspect everything from the next packet on, until `on`.
+    Off(switch::SwitchArgs),
+    /// Let what is selected go direct again.
+    On(switch::SwitchArgs),
     /// Take back everything that is ours.
     Down(down::DownArgs),
 }
@@ -112,6 +117,8 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Rollback(args) => args.run(&cli.run_dir),
         Verb::Export(args) => export::run(args, &cli.state_dir),
         Verb::Replay(args) => replay::run(args, &cli.state_dir),
+        Verb::Off(args) => switch::run(args, false, &pins, &cli.state_dir),
+        Verb::On(args) => switch::run(args, true, &pins, &cli.state_dir),
         Verb::Down(args) => down::run(args, &pins),
     }
 }

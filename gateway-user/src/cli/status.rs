@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::output;
 use crate::config::Mode;
 use crate::datapath::{
-    Attached, Counts, DatapathError, FeedIdentity, Loaded, Manifest, Pins, Scope, attached,
+    Attached, Control, Counts, DatapathError, FeedIdentity, Loaded, Manifest, Pins, Scope, attached,
 };
 use crate::exit::Failure;
-use crate::observe::{self, Observation};
+use crate::observe::{self, Observation, Switches};
 use crate::policy::SetId;
 
 /// Show the published generation, its hooks and its counters
@@ -31,6 +31,9 @@ struct Status {
     generation: u64,
     breakout365: String,
     loaded_at: u64,
+    /// The kill switch and the dead man's switch, as they are; `None` where there are none, so that
+    /// nothing goes direct by a generation that looks for them.
+    switches: Option<Switches>,
     /// Whether a daemon holds the pins.
     daemon_running: bool,
     /// What the daemon says of itself; `None` where none answers.
@@ -202,6 +205,10 @@ fn status(
         generation: manifest.generation,
         breakout365: manifest.breakout365.clone(),
         loaded_at: manifest.loaded_at,
+        switches: match Control::open(pins)? {
+            Some(control) => Some(control.standing()?.into()),
+            None => None,
+        },
         daemon_running: pins.is_locked(),
         daemon,
         feed: manifest.feed.clone(),
@@ -222,7 +229,8 @@ fn status(
 }
 
 fn text(status: &Status) -> String {
-    let mut lines = vec![
+    let mut lines: Vec<String> = status.switches.iter().filter_map(switched_off).collect();
+    lines.extend([
         format!(
             "generation {}, feed {} {}, {} IPv4 and {} IPv6 prefixes, mark {:#x}/{:#x}",
             status.generation,
@@ -234,7 +242,7 @@ fn text(status: &Status) -> String {
             status.mark.mask,
         ),
         format!("daemon  {}", if status.daemon_running { "running" } else { "not running" }),
-    ];
+    ]);
     lines.extend(status.daemon.iter().flat_map(daemon_lines));
     if status.mode == Mode::Shadow {
         lines.push("mode    shadow: direct packets are counted, none is marked".to_owned());
@@ -287,6 +295,18 @@ fn text(status: &Status) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// Why nothing goes direct, for the first line.
+fn switched_off(switches: &Switches) -> Option<String> {
+    if !switches.on {
+        return Some("OFF     everything is inspected until `breakout365 on`".to_owned());
+    }
+    switches.inspecting.as_ref().map(|_| {
+        "GONE    no daemon has given a sign of life within its deadline: everything is inspected until \
+         one does"
+            .to_owned()
+    })
 }
 
 /// Where the feed stands and what waits for a person; nothing where all is as it should be.

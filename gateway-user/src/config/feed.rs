@@ -335,7 +335,7 @@ fn poll_interval(
 }
 
 /// A time such as `90s`, `5m`, `1h` or `14d`, from `shortest` to a year; a day has 24 hours.
-fn duration(
+pub(super) fn duration(
     source: &Source<'_>,
     at: &Spanned<String>,
     field: &str,

@@ -15,6 +15,7 @@ pub(super) struct File {
     pub(super) mode: Mode,
     #[serde(default)]
     pub(super) on_stop: OnStop,
+    pub(super) deadline: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
     pub(super) mark: Option<Mark>,

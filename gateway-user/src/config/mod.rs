@@ -1,5 +1,6 @@
 //! The configuration file: what it says (strict TOML) and what it means (validated).
 
+mod deadline;
 mod feed;
 mod file;
 mod guards;
@@ -7,6 +8,7 @@ mod own;
 mod validate;
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,9 @@ pub struct Config {
     pub policy: Policy,
     /// What the daemon does with the data plane when it is stopped.
     pub on_stop: OnStop,
+    /// How long packets go direct once the daemon has gone without being stopped; `None` is without
+    /// end.
+    pub deadline: Option<Duration>,
     /// Where the feed comes from.
     pub feed: FeedSource,
     /// How it is kept up to date.

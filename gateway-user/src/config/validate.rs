@@ -39,6 +39,7 @@ pub(super) fn validate(text: &str, path: &Path) -> Result<Config, ConfigError> {
             file::OnStop::Keep => OnStop::Keep,
             file::OnStop::Detach => OnStop::Detach,
         },
+        deadline: super::deadline::deadline(&source, file.deadline.as_ref())?,
         feed,
         feed_options,
         guards: guards::guards(&source, file.guards)?,
@@ -210,6 +211,7 @@ fn categories(
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -237,6 +239,7 @@ mod tests {
                 mode: Mode::Mark,
                 policy: Policy::default(),
                 on_stop: OnStop::Keep,
+                deadline: Some(Duration::from_mins(1)),
                 feed: FeedSource::Embedded,
                 feed_options: FeedOptions::default(),
                 guards: Guards::default(),
@@ -251,6 +254,7 @@ mod tests {
             version = 1
             mode = "shadow"
             on-stop = "detach"
+            deadline = "0s"
             [[interface]]
             name = "lan0"
             hook = "xdp"
@@ -298,6 +302,7 @@ mod tests {
                     ..Policy::default()
                 },
                 on_stop: OnStop::Detach,
+                deadline: None,
                 feed: FeedSource::File(PathBuf::from("/etc/b/feed.json")),
                 feed_options: FeedOptions::default(),
                 guards: Guards::default(),

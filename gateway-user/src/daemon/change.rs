@@ -209,6 +209,7 @@ impl Daemon<'_> {
         let published = match bring_up(&self.lock, &blueprint, &hooks, &mut |_| Ok(())) {
             Ok(published) => published,
             Err(failure) => {
+                self.give_sign_of_life();
                 self.record_failure(trigger, Some(&revision), &failure.to_string());
                 return Err(failure.into());
             }
@@ -218,6 +219,7 @@ impl Daemon<'_> {
         self.log = PacketLog::start(published).inspect_err(|error| warn!("{error}")).ok().flatten();
         self.interfaces = interfaces;
         (self.problem, self.failed) = (None, None);
+        self.heartbeat.take(self.lock.pins());
         let before = self.serving.replace(Serving { revision, generation, inspecting });
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         let Some(Serving { revision, .. }) = &self.serving else { return Ok(generation) };
@@ -231,6 +233,7 @@ impl Daemon<'_> {
             self.wanted = None;
             self.drop_pending("what it started from has changed");
         }
+        self.give_sign_of_life();
         Ok(generation)
     }
 

@@ -6,8 +6,10 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::watch::seconds;
 use crate::feed::FeedIdentity;
 
 const FILE: &str = "journal.jsonl";
@@ -44,6 +46,10 @@ pub enum Trigger {
     Interface,
     /// The feed is too old, or no longer.
     Stale,
+    /// A person switched direct egress off.
+    Off,
+    /// A person switched direct egress on.
+    On,
 }
 
 /// What became of it.
@@ -60,6 +66,8 @@ pub enum Outcome {
     Confirmed,
     /// Something failed, and what was before stays.
     Failed,
+    /// The kill switch is as it was to be; what is loaded stays loaded.
+    Switched,
 }
 
 /// As in JSON.
@@ -87,6 +95,8 @@ displayed!(
     Unconfirmed => "unconfirmed",
     Interface => "interface",
     Stale => "stale",
+    Off => "off",
+    On => "on",
 );
 displayed!(
     Outcome,
@@ -95,6 +105,7 @@ displayed!(
     Rejected => "rejected",
     Confirmed => "confirmed",
     Failed => "failed",
+    Switched => "switched",
 );
 
 /// One change.
@@ -124,6 +135,27 @@ pub struct Entry {
     pub guards: Vec<String>,
     /// Why it failed, or is held.
     pub problem: Option<String>,
+}
+
+impl Entry {
+    /// The kill switch was thrown at `time`, over `generation`.
+    #[must_use]
+    pub fn switched(time: Timestamp, on: bool, generation: Option<u64>) -> Self {
+        Self {
+            time: seconds(time),
+            trigger: if on { Trigger::On } else { Trigger::Off },
+            outcome: Outcome::Switched,
+            generation,
+            feed_before: None,
+            feed: None,
+            table: None,
+            prefixes_v4: None,
+            prefixes_v6: None,
+            summary: None,
+            guards: Vec::new(),
+            problem: None,
+        }
+    }
 }
 
 /// The journal of one state directory.

@@ -3,10 +3,12 @@
 //! Packets are classified by what is pinned, whether it runs or not. Every change, an interface
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
 //! what becomes one, `pending` and `trial` are what waits for a person, `watch` asks the feed's
-//! source, `control` and `observer` are the two sockets, `journal` is what is left to read.
+//! source, `heartbeat` is the sign of life that packets go direct by, `control` and `observer` are the
+//! two sockets, `journal` is what is left to read.
 
 mod change;
 pub mod control;
+mod heartbeat;
 mod hooks;
 pub mod journal;
 mod links;
@@ -30,6 +32,7 @@ use tracing::{error, info, warn};
 
 use self::change::Serving;
 use self::control::Control;
+use self::heartbeat::Heartbeat;
 use self::journal::{Journal, Trigger};
 use self::observer::Observer;
 use self::packet_log::PacketLog;
@@ -95,6 +98,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         before: None,
         pending: None,
         trial: None,
+        heartbeat: Heartbeat::default(),
         interfaces: hooks::Present::new(),
         problem: None,
         failed: None,
@@ -110,6 +114,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     loop {
         let serving = daemon.serving.as_ref().map(|serving| &serving.revision.snapshot);
         let serving = serving.filter(|_| daemon.wanted.is_none());
+        let heartbeat = daemon.heartbeat.next();
         let trial_ends = daemon.trial.as_ref().map(|trial| trial.until);
         tokio::select! {
             _ = signals.hangup.recv() => daemon.hangup().await,
@@ -122,6 +127,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
             checked = daemon.watch.checked(serving) => {
                 daemon.checked(checked).await;
             }
+            () = until(heartbeat) => daemon.give_sign_of_life(),
             () = until(trial_ends) => daemon.trial_is_over().await,
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
@@ -175,6 +181,7 @@ struct Daemon<'a> {
     before: Option<Revision>,
     pending: Option<Pending>,
     trial: Option<Trial>,
+    heartbeat: Heartbeat,
     interfaces: hooks::Present,
     /// What went wrong last and has not come right since.
     problem: Option<String>,
@@ -215,10 +222,14 @@ impl Daemon<'_> {
         }
     }
 
-    async fn stop(self) -> Result<(), Failure> {
+    async fn stop(mut self) -> Result<(), Failure> {
         let on_stop = self.serving.as_ref().map(|serving| serving.revision.config.on_stop);
         match on_stop.unwrap_or_default() {
-            OnStop::Keep => info!("stopped; the data plane goes on marking"),
+            OnStop::Keep => {
+                // Who stops it has said what becomes of the data plane: that is no daemon gone.
+                self.heartbeat.stop();
+                info!("stopped; the data plane goes on marking");
+            }
             OnStop::Detach => {
                 take_down(self.lock).await?;
                 info!("stopped; the data plane is taken back");

@@ -247,6 +247,7 @@ impl Daemon<'_> {
             pid: std::process::id(),
             started: seconds(self.started),
             generation: self.serving.as_ref().map(|serving| serving.generation),
+            switches: self.heartbeat.standing().map(Into::into),
             feed: self.watch.state(self.snapshot(), inspecting),
             pending: self.pending.as_ref().map(|pending| PendingState {
                 id: pending.id.clone(),

@@ -160,6 +160,7 @@ impl Revision {
             feed: self.feed(),
             sets,
             own,
+            deadline: self.config.deadline,
         }
     }
 }

@@ -1,12 +1,14 @@
 //! From a table to a published generation, all steps in order.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use gateway_common::Reason;
 
 use super::publish::{announce, publish};
 use super::{
-    Attached, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest, OwnIdentity,
-    Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
+    Attached, Control, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest,
+    OwnIdentity, Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
 };
 use crate::config::{Mark, Mode};
 use crate::policy::Table;
@@ -26,6 +28,8 @@ pub struct Blueprint {
     pub sets: Vec<SetIdentity>,
     /// The selected own includes.
     pub own: Vec<OwnIdentity>,
+    /// How long packets go direct after the last [`Control::renew`]; `None` is without end.
+    pub deadline: Option<Duration>,
 }
 
 /// A generation that was just published.
@@ -41,7 +45,8 @@ pub struct Published {
 }
 
 /// Loads a generation, tests it and publishes it on `hooks`, and on no other interface. `before`
-/// hears of each step before it is taken and may call it off.
+/// hears of each step before it is taken and may call it off. The deadline is renewed with each step,
+/// or once the new generation serves if it has passed; what the operator has switched off stays off.
 ///
 /// # Errors
 ///
@@ -52,6 +57,38 @@ pub fn bring_up(
     hooks: &[HookRequest],
     before: &mut dyn FnMut(&Step) -> Result<(), String>,
 ) -> Result<Published, DatapathError> {
+    let (mut control, is_new) = Control::obtain(lock, blueprint.deadline)?;
+    let deadline = control.deadline()?;
+    under(&mut control, lock, blueprint, hooks, before).map_err(|failure| {
+        // Under new switches there is nothing; others are as before.
+        let back = if is_new { lock.remove_control() } else { control.set_deadline(deadline) };
+        match back {
+            Ok(()) => failure,
+            Err(rollback) => {
+                DatapathError::Rollback { failure: Box::new(failure), rollback: Box::new(rollback) }
+            }
+        }
+    })
+}
+
+fn under(
+    control: &mut Control,
+    lock: &Lock,
+    blueprint: &Blueprint,
+    hooks: &[HookRequest],
+    before: &mut dyn FnMut(&Step) -> Result<(), String>,
+) -> Result<Published, DatapathError> {
+    let path = control.path().to_owned();
+    // What nobody has followed since the daemon was gone does not go direct again for the moment until
+    // something newer serves.
+    let mut was_gone = control.standing()?.refusal == Some(Reason::DaemonGone);
+    let before = &mut |step: &Step| {
+        was_gone &= *step != Step::CleanUp;
+        if !was_gone {
+            control.renew(blueprint.deadline).map_err(|error| error.to_string())?;
+        }
+        before(step)
+    };
     announce(before, &Step::Load)?;
     let table = &blueprint.table;
     let listed = &table.sources().interfaces;
@@ -65,7 +102,7 @@ pub fn bring_up(
         interfaces: listed.iter().map(|name| (name.clone(), indexes.get(name).copied())).collect(),
     };
     let setting = Setting { mark: blueprint.mark, mode: blueprint.mode, ingress: indexes };
-    let mut generation = Generation::load(table, setting)?;
+    let mut generation = Generation::load_under(&path, table, setting)?;
     announce(before, &Step::SelfTest)?;
     let report = self_test(&mut generation, table)?;
     let count = |v6| {

@@ -54,6 +54,22 @@ pub enum DatapathError {
         /// What is wrong with it.
         why: String,
     },
+    /// What is pinned as the control map is something else.
+    #[error("{}: {why}; nothing was changed: stop the daemon, then `breakout365 down` removes it", path.display())]
+    NotControl {
+        /// The pin.
+        path: PathBuf,
+        /// What it is.
+        why: String,
+    },
+    /// The control map says neither on nor off.
+    #[error("{}: the switch holds {word:#x}, which is neither on nor off, so everything is inspected; `breakout365 on` or `breakout365 off` sets it", path.display())]
+    OddSwitch {
+        /// The pin.
+        path: PathBuf,
+        /// What it holds.
+        word: u64,
+    },
     /// No such interface.
     #[error(
         "interface {name}: not found; see `ip link`, and the [[interface]] entries of the configuration"
@@ -199,6 +215,8 @@ impl DatapathError {
             Self::Pins { .. }
             | Self::NothingLoaded { .. }
             | Self::Unreadable { .. }
+            | Self::NotControl { .. }
+            | Self::OddSwitch { .. }
             | Self::Fill { .. }
             | Self::Verify { .. }
             | Self::SelfTest { .. }

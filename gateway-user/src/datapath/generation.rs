@@ -6,11 +6,12 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
-use aya::maps::{MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, MapError, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::util::{KernelVersion, nr_cpus};
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{COUNTER_FIRST_GROUP, Slot};
+use gateway_common::control;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, setrlimit};
 
@@ -94,20 +95,47 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Loads the object with `table` and `setting`, fills its maps and reads every prefix back.
+    /// Loads the object with `table` and `setting`, fills its maps and reads every prefix back. It
+    /// has switches of its own, which are on.
     ///
     /// # Errors
     ///
     /// [`DatapathError::Load`], [`DatapathError::Fill`] or [`DatapathError::Verify`]; nothing of
     /// the attempt stays in the kernel.
     pub fn load(table: &Table, setting: Setting) -> Result<Self, DatapathError> {
-        let mut generation = Self::load_empty(table, setting)?;
+        let mut generation = Self::load_filled(table, setting, None)?;
+        let mut words: Array<_, u64> = generation.map("CONTROL")?;
+        for (index, word) in [(control::SWITCH, control::ON), (control::DEADLINE, control::NEVER)] {
+            words.set(index, word, 0).map_err(|error| fill::failed("CONTROL", &error))?;
+        }
+        Ok(generation)
+    }
+
+    /// As [`Self::load`], under the switches that are pinned at `control`.
+    pub(super) fn load_under(
+        control: &Path,
+        table: &Table,
+        setting: Setting,
+    ) -> Result<Self, DatapathError> {
+        Self::load_filled(table, setting, Some(control))
+    }
+
+    fn load_filled(
+        table: &Table,
+        setting: Setting,
+        control: Option<&Path>,
+    ) -> Result<Self, DatapathError> {
+        let mut generation = Self::load_empty(table, setting, control)?;
         fill::fill(&mut generation.ebpf, table, &generation.setting.ingress)?;
         fill::verify(&mut generation.ebpf, table)?;
         Ok(generation)
     }
 
-    fn load_empty(table: &Table, setting: Setting) -> Result<Self, DatapathError> {
+    fn load_empty(
+        table: &Table,
+        setting: Setting,
+        control: Option<&Path>,
+    ) -> Result<Self, DatapathError> {
         let (v4, v6) = by_family(table.prefixes().map(|(prefix, _)| prefix));
         let (sources_v4, sources_v6) = by_family(table.sources().prefixes.iter().copied());
         let scoped = u32::from(table.sources().are_listed());
@@ -144,6 +172,9 @@ impl Generation {
             .map_max_entries("PORT_SETS", entries(table.port_sets().len())?);
         for map in COUNTER_MAPS {
             loader.map_max_entries(map, counters);
+        }
+        if let Some(path) = control {
+            loader.map_pin_path("CONTROL", path);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| load("maps", chain(&error)))?;
         // XDP on packets of several buffers: kernel commit c2f2cdbeffda (5.18).
@@ -253,6 +284,21 @@ impl Generation {
     pub(super) fn counters(&mut self, map: &'static str) -> Result<Vec<[u64; 2]>, DatapathError> {
         let counters: PerCpuArray<_, [u64; 2]> = self.map(map)?;
         super::loaded::read_counters(&counters).map_err(|error| fill::failed(map, &error))
+    }
+
+    /// Lets the programs decide by the tables alone while `under_test`, whatever is switched off, and
+    /// not so afterwards.
+    pub(super) fn set_under_test(&mut self, under_test: bool) -> Result<(), DatapathError> {
+        let failed = |error: MapError| fill::failed("SELF_TEST", &error);
+        let mut word: Array<_, u32> = self.map("SELF_TEST")?;
+        let value = u32::from(under_test);
+        word.set(0, value, 0).map_err(failed)?;
+        // A generation that stayed so would not obey `off`.
+        if word.get(&0, 0).map_err(failed)? == value {
+            Ok(())
+        } else {
+            Err(DatapathError::Fill { map: "SELF_TEST", why: "it reads back otherwise".to_owned() })
+        }
     }
 
     /// Sets all counters to zero: self-tests are not traffic.

@@ -8,6 +8,7 @@
 
 mod bring_up;
 mod clsact;
+mod control;
 mod error;
 mod fill;
 mod generation;
@@ -27,6 +28,7 @@ mod test_run;
 
 pub use crate::feed::FeedIdentity;
 pub use bring_up::{Blueprint, Published, bring_up};
+pub use control::{Control, Standing};
 pub use error::DatapathError;
 pub use generation::{Generation, Program, Setting};
 pub use hook::{Attached, HookRequest, TcCarrier, XdpRequest};

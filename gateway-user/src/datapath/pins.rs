@@ -4,6 +4,7 @@
 //! <pins>/                  locked (flock) by the daemon or by `down`
 //!   current -> gen-7       the published generation
 //!   gen-7/                 its programs, counters and manifest
+//!   control                kill switch and dead man's switch, of all generations
 //!   link-12-xdp            native XDP link of interface index 12
 //!   link-12-skb            generic XDP link
 //!   link-12-tc             TCX link
@@ -25,6 +26,7 @@ use super::DatapathError;
 use super::system::require_bpffs;
 
 const CURRENT: &str = "current";
+const CONTROL: &str = "control";
 const GENERATION_PREFIX: &str = "gen-";
 
 /// Paths below one pin directory. Reading needs no lock.
@@ -145,6 +147,11 @@ impl Pins {
         self.root.join(format!("{GENERATION_PREFIX}{number}"))
     }
 
+    /// Where the control map is or would be.
+    pub(super) fn control(&self) -> PathBuf {
+        self.root.join(CONTROL)
+    }
+
     /// Where the link of `kind` on interface `ifindex` is or would be.
     pub(super) fn link(&self, ifindex: u32, kind: LinkKind) -> PathBuf {
         self.root.join(kind.file_name(ifindex))
@@ -206,6 +213,12 @@ impl Lock {
         Ok(last.saturating_add(1))
     }
 
+    /// Removes the control map.
+    pub(super) fn remove_control(&self) -> Result<(), DatapathError> {
+        remove_if_there(&self.pins.control())
+            .map_err(|source| self.pins.error("cannot remove `control`", source))
+    }
+
     /// Makes `number` the published generation, in one step.
     pub(super) fn set_current(&self, number: u64) -> Result<(), DatapathError> {
         let (root, error) = (&self.pins.root, |what, source| self.pins.error(what, source));
@@ -248,10 +261,11 @@ impl Lock {
             .try_for_each(|number| self.remove_generation(number))
     }
 
-    /// Removes `current`, every generation and the directory itself. Links must be gone.
+    /// Removes `current`, the control map, every generation and the directory itself. Links must be
+    /// gone.
     pub(super) fn remove_everything(self) -> Result<(), DatapathError> {
         let root = &self.pins.root;
-        for name in [CURRENT, "next"] {
+        for name in [CURRENT, "next", CONTROL] {
             remove_if_there(&root.join(name))
                 .map_err(|source| self.pins.error("cannot remove a link in it", source))?;
         }

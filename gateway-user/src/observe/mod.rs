@@ -7,6 +7,9 @@ mod socket;
 
 use serde::{Deserialize, Serialize};
 
+use gateway_common::Reason;
+
+use crate::datapath::Standing;
 use crate::feed::FeedIdentity;
 
 pub(crate) use socket::FILE;
@@ -26,6 +29,10 @@ pub struct Observation {
     pub started: String,
     /// The generation it published last; `None` while there is no feed yet.
     pub generation: Option<u64>,
+    /// The switches over everything direct, when the daemon last looked; `None` before there is a
+    /// generation.
+    #[serde(default)]
+    pub switches: Option<Switches>,
     /// The feed.
     pub feed: FeedState,
     /// The plan that waits for a person.
@@ -34,6 +41,25 @@ pub struct Observation {
     pub confirm_until: Option<String>,
     /// What went wrong last and has not come right since, one line.
     pub problem: Option<String>,
+}
+
+/// The kill switch and the dead man's switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switches {
+    /// Whether the operator lets anything go direct.
+    pub on: bool,
+    /// Seconds until everything is inspected unless the daemon says that it lives; `None` is without
+    /// end.
+    pub deadline: Option<u64>,
+    /// The reason why everything is inspected, if so.
+    pub inspecting: Option<String>,
+}
+
+impl From<Standing> for Switches {
+    fn from(Standing { on, deadline, refusal }: Standing) -> Self {
+        let inspecting = refusal.map(Reason::name).map(str::to_owned);
+        Self { on, deadline, inspecting }
+    }
 }
 
 /// Where the feed stands.

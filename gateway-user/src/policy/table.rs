@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gateway_common::abi::{Block, INDEX_ENTRIES, PortSet, Slot};
-use gateway_common::{Decision, Tables, Word, classify, decide, parse};
+use gateway_common::{Decision, Reason, Tables, Word, classify, decide, parse};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
 
@@ -235,5 +235,11 @@ impl Tables for Table {
 
     fn admits_v6(&self, source: [u8; 16]) -> bool {
         self.sources.covering(Ipv6Addr::from(source).into()).is_some()
+    }
+
+    /// A table is not switched off; what is, is not the table's to say. [`Decision::unless`] puts
+    /// both together.
+    fn refusal(&self) -> Option<Reason> {
+        None
     }
 }

@@ -338,6 +338,7 @@ pub(crate) fn blueprint(table: &Table) -> Blueprint {
         feed: FeedIdentity { instance: None, version: None, digest: "0".repeat(64) },
         sets: sets.collect(),
         own: Vec::new(),
+        deadline: None,
     }
 }
 

@@ -96,6 +96,11 @@ pub(super) struct ProgramAnswer {
     /// Whether it has the oracle's table. If not, it was loaded from another configuration or
     /// feed, and may well say something else.
     pub(super) same_table: bool,
+    /// The reason why everything is inspected at this moment, whatever the table says.
+    pub(super) inspecting: Option<&'static str>,
+    /// That reason before and after the program was asked.
+    #[serde(skip)]
+    pub(super) refusals: BTreeSet<Option<Reason>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -241,7 +246,13 @@ impl Answer {
         let Some(loaded) = self.loaded.as_ref().filter(|loaded| loaded.same_table) else {
             return Ok(());
         };
-        if (loaded.reason, &loaded.matched) == (self.reason, &self.matched) {
+        let agrees = loaded.refusals.iter().any(|refusal| match refusal {
+            Some(refusal) if self.reason == Reason::Matched.name() => {
+                loaded.reason == refusal.name() && loaded.matched.is_empty()
+            }
+            Some(_) | None => (loaded.reason, &loaded.matched) == (self.reason, &self.matched),
+        });
+        if agrees {
             return Ok(());
         }
         let (program, oracle) = (loaded.reason, self.reason);
@@ -310,6 +321,16 @@ impl fmt::Display for Answer {
             write!(f, " in by {ingress}")?;
         }
         writeln!(f, ": {} ({})", self.verdict, self.reason)?;
+        match self.loaded.as_ref().and_then(|loaded| loaded.inspecting) {
+            None => {}
+            Some(reason) if reason == Reason::SwitchedOff.name() => {
+                f.write_str("  OFF: everything is inspected until `breakout365 on`\n")?;
+            }
+            Some(_) => f.write_str(
+                "  GONE: no daemon has given a sign of life within its deadline: everything is inspected \
+                 until one does\n",
+            )?,
+        }
         match self.prefix {
             Some(prefix) => writeln!(f, "  prefix: {prefix}")?,
             None => writeln!(f, "  prefix: none selected")?,

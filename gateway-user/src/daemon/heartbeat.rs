@@ -1,0 +1,85 @@
+//! The sign of life: while the daemon's loop goes round, it moves the deadline of direct egress on.
+
+use std::time::Duration;
+
+use gateway_common::Reason;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::Daemon;
+use crate::datapath::{Control, DatapathError, Pins, Standing};
+
+/// Signs of life within one deadline: three may be late before anything is inspected for it.
+const SIGNS: u32 = 4;
+
+/// The switches that the generation is under, and when the next sign of life is due.
+#[derive(Default)]
+pub(super) struct Heartbeat {
+    control: Option<Control>,
+    next: Option<Instant>,
+    /// Whether direct egress was on when last looked at.
+    was_on: Option<bool>,
+}
+
+impl Heartbeat {
+    /// Takes the switches of what was just published.
+    pub(super) fn take(&mut self, pins: &Pins) {
+        match Control::open(pins) {
+            Ok(control) => self.control = control,
+            Err(error) => error!("{error}"),
+        }
+    }
+
+    /// When the next sign of life is due; `None` is never.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// What the switches say.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        self.control.as_ref()?.standing().inspect_err(|error| error!("{error}")).ok()
+    }
+
+    /// The last sign of life there is, with no deadline behind it.
+    pub(super) fn stop(&mut self) {
+        if let Err(error) = self.beat(None) {
+            error!("{error}");
+        }
+    }
+
+    fn beat(&mut self, deadline: Option<Duration>) -> Result<(), DatapathError> {
+        self.next = deadline.and_then(|deadline| Instant::now().checked_add(deadline / SIGNS));
+        match &mut self.control {
+            Some(control) => control.renew(deadline),
+            None => Ok(()),
+        }
+    }
+
+    /// Says it where a person has switched since.
+    fn notice(&mut self) {
+        let Some(Standing { on, refusal, .. }) = self.standing() else { return };
+        if self.was_on == Some(on) || (self.was_on.is_none() && on) {
+            self.was_on = Some(on);
+            return;
+        }
+        self.was_on = Some(on);
+        if refusal == Some(Reason::SwitchedOff) {
+            warn!("switched off: everything is inspected until `breakout365 on`");
+        } else {
+            info!("switched on: what is selected goes direct");
+        }
+    }
+}
+
+impl Daemon<'_> {
+    /// Moves the deadline on, by the configuration that serves.
+    pub(super) fn give_sign_of_life(&mut self) {
+        let Some(serving) = &self.serving else { return };
+        let deadline = serving.revision.config.deadline;
+        if let Err(error) = self.heartbeat.beat(deadline) {
+            error!("no sign of life: {error}");
+            self.problem = Some(error.to_string());
+        }
+        self.heartbeat.notice();
+    }
+}
