@@ -1,5 +1,6 @@
 //! The configuration file: what it says (strict TOML) and what it means (validated).
 
+mod egress;
 mod feed;
 mod file;
 mod guards;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Guards;
 use crate::policy::Policy;
 
+pub use egress::Egress;
 pub use feed::{FeedOptions, FeedSource, HoldAdditions, Instance, OnStale, UnknownInstance};
 
 /// Where the configuration is when the command line does not say.
@@ -37,6 +39,8 @@ pub struct Config {
     pub feed_options: FeedOptions,
     /// The limits that refuse a plan.
     pub guards: Guards,
+    /// The way out that the daemon keeps; `None`, it keeps none.
+    pub egress: Option<Egress>,
 }
 
 impl Config {

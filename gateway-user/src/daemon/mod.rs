@@ -41,6 +41,7 @@ use crate::config::OnStop;
 use crate::datapath::{
     DatapathError, FeedIdentity, Interface, Lock, Pins, require_privileges, take_down,
 };
+use crate::egress::Keeper;
 use crate::exit::{Exit, Failure};
 use crate::feed::Store;
 
@@ -90,6 +91,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         pending: None,
         trial: None,
         interfaces: hooks::Present::new(),
+        egress: Keeper::default(),
         problem: None,
         log: None,
     };
@@ -105,9 +107,14 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         tokio::select! {
             _ = signals.hangup.recv() => daemon.hangup().await,
             call = control.call() => daemon.answer(call).await,
-            () = links.changed() => daemon.follow_interfaces().await,
+            () = links.changed() => {
+                daemon.follow_interfaces().await;
+                daemon.egress.look_again().await;
+            }
+            () = daemon.egress.changed() => daemon.egress.look_again().await,
             _ = look_again.tick() => {
                 daemon.follow_interfaces().await;
+                daemon.egress.look_again().await;
                 daemon.look_at_the_clock().await;
             }
             checked = daemon.watch.checked(serving.as_ref()) => {
@@ -167,6 +174,7 @@ struct Daemon<'a> {
     pending: Option<Pending>,
     trial: Option<Trial>,
     interfaces: hooks::Present,
+    egress: Keeper,
     /// What went wrong last and has not come right since.
     problem: Option<String>,
     /// The task that prints the records of the debug flavour.
@@ -204,12 +212,14 @@ impl Daemon<'_> {
         }
     }
 
-    async fn stop(self) -> Result<(), Failure> {
+    async fn stop(mut self) -> Result<(), Failure> {
         let on_stop = self.serving.as_ref().map(|serving| serving.revision.config.on_stop);
         match on_stop.unwrap_or_default() {
             OnStop::Keep => info!("stopped; the data plane goes on marking"),
             OnStop::Detach => {
+                let released = self.egress.release().await;
                 take_down(self.lock).await?;
+                released?;
                 info!("stopped; the data plane is taken back");
             }
         }
