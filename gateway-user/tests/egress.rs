@@ -221,7 +221,8 @@ fn config(egress: &str) -> String {
     format!("{}{egress}", with_hook(LAN, "auto"))
 }
 
-const EXCLUDE: &str = "[[policy.exclude]]\nname = \"some\"\nprefixes = [\"40.96.0.0/16\", \"2603:1006::/48\"]\n";
+const EXCLUDE: &str =
+    "[[policy.exclude]]\nname = \"some\"\nprefixes = [\"40.96.0.0/16\", \"2603:1006::/48\"]\n";
 
 #[test]
 fn direct_traffic_leaves_by_the_uplink_and_all_other_by_the_main_table() {

@@ -11,8 +11,7 @@ use super::packet_log::PacketLog;
 use super::revision::{ConfigText, Revision, Saved};
 use super::watch::{FeedWatch, seconds};
 use super::{Daemon, hooks};
-use crate::datapath::{attached, bring_up};
-use crate::egress::Wanted;
+use crate::datapath::bring_up;
 use crate::exit::{Exit, Failure};
 use crate::feed::{FeedIdentity, Snapshot};
 use crate::plan::{self, GatewayNetworks, Plan, Refusal};
@@ -240,24 +239,22 @@ impl Daemon<'_> {
         let inspecting = self.watch.wants_inspection();
         let blueprint = revision.blueprint(inspecting);
         let before = self.egress.wanted().cloned();
-        let egress = Wanted::of(&revision.config);
-        let ready = match &egress {
-            Some(egress) => self.egress.establish(egress).await.map_err(Failure::from),
-            None => Ok(()),
+        let published = match self.make_way_out(&revision.config).await {
+            Ok(()) => {
+                bring_up(&self.lock, &blueprint, &hooks, &mut |_| Ok(())).map_err(Failure::from)
+            }
+            Err(failure) => Err(failure),
         };
-        let published =
-            ready.and_then(|()| Ok(bring_up(&self.lock, &blueprint, &hooks, &mut |_| Ok(()))?));
         let published = match published {
             Ok(published) => published,
             Err(failure) => {
+                self.go_back_to_way_out(before, &revision.config).await;
                 let problem = failure.to_string();
                 self.record(trigger, Outcome::Failed, Some(&revision), plan, &[], Some(&problem));
-                let was_touched = egress.is_some() && egress != before;
-                self.go_back_to_way_out(before.as_ref(), was_touched).await;
                 return Err(failure);
             }
         };
-        self.leave_way_out(egress.is_none()).await;
+        self.leave_way_out(&revision.config).await;
         let generation = published.manifest.generation;
         hooks::report(&revision.config, &published);
         if self.serving.as_ref().is_none_or(|serving| !serving.revision.is_same(&revision)) {
@@ -276,28 +273,6 @@ impl Daemon<'_> {
             self.pending = None;
         }
         Ok(generation)
-    }
-
-    /// After a failed change, the way out is what it was before. Of a start that failed nothing
-    /// stays, unless an earlier daemon's generation still marks: then its way out may be this one.
-    async fn go_back_to_way_out(&mut self, before: Option<&Wanted>, was_touched: bool) {
-        let is_marking = || attached(self.lock.pins()).is_ok_and(|hooks| !hooks.is_empty());
-        if was_touched && (before.is_some() || self.serving.is_some() || !is_marking()) {
-            self.egress.go_back(before).await;
-        }
-    }
-
-    /// Takes the way out back where the configuration that serves from now on asks for none: the
-    /// one before it did, or that of a daemon before this one may have.
-    async fn leave_way_out(&mut self, is_left: bool) {
-        if !is_left || (self.serving.is_some() && self.egress.wanted().is_none()) {
-            return;
-        }
-        if let Err(failure) = self.egress.release().await {
-            warn!(
-                "what is left of [egress] cannot be taken back: {failure}; `breakout365 down` does"
-            );
-        }
     }
 
     /// Writes down what serves and what served before. The data plane is right already; what fails

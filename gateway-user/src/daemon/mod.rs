@@ -2,8 +2,9 @@
 //!
 //! Packets are classified by what is pinned, whether it runs or not. Every change, an interface
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
-//! what becomes one, `pending` and `trial` are what waits for a person, `watch` asks the feed's
-//! source, `control` and `observer` are the two sockets, `journal` is what is left to read.
+//! what becomes one, `way_out` makes the way for what it marks, `pending` and `trial` are what waits
+//! for a person, `watch` asks the feed's source, `control` and `observer` are the two sockets,
+//! `journal` is what is left to read.
 
 mod change;
 pub mod control;
@@ -18,6 +19,7 @@ mod revision;
 mod socket;
 mod trial;
 mod watch;
+mod way_out;
 
 use std::path::PathBuf;
 use std::time::Duration;

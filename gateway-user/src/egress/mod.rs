@@ -25,7 +25,7 @@ pub use take_back::{Removed, take_back};
 use crate::config::{Config, Egress, Mark};
 
 /// What says, in `ip rule` and `ip route`, that a rule or route is ours. Of no routing daemon
-/// (iproute2's `rt_protos`, FRRouting's `rt_netlink.c`); 365 in eight bits.
+/// (iproute2's `rt_protos`, FRR's `rt_netlink.c`); 365 in eight bits.
 pub const PROTOCOL: u8 = 109;
 
 /// What a configuration asks for.

@@ -35,8 +35,11 @@ impl Netlink {
                 Family::V4 => IpVersion::V4,
                 Family::V6 => IpVersion::V6,
             };
-            let rules = listed(self.handle.rule().get(version).execute()).await;
-            let rules = rules.map_err(|source| failed("list rules", source))?;
+            let rules = match listed(self.handle.rule().get(version).execute()).await {
+                // The kernel was started without IPv6: there is nothing of it.
+                Err(error) if is_unknown_family(&error) => continue,
+                rules => rules.map_err(|source| failed("list rules", source))?,
+            };
             seen.rules.extend(rules.into_iter().map(|rule| (family, rule)));
             let mut ours = Self::filter(family);
             ours.header.protocol = RouteProtocol::Other(PROTOCOL);
@@ -108,6 +111,10 @@ impl Drop for Netlink {
     fn drop(&mut self) {
         self.connection.abort();
     }
+}
+
+fn is_unknown_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
 async fn listed<T>(reply: impl Stream<Item = Result<T, rtnetlink::Error>>) -> io::Result<Vec<T>> {

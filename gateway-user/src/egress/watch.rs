@@ -43,14 +43,13 @@ impl Watch {
     /// Waits for something that may concern us. May be dropped and called again at any time. Never
     /// returns once the subscription is broken: the daemon still looks every now and then.
     pub(super) async fn changed(&mut self) {
-        let due = match self.due {
-            Some(due) => due,
-            None => {
-                if self.messages.next().await.is_none() {
-                    std::future::pending::<()>().await;
-                }
-                *self.due.insert(Instant::now() + SETTLE)
+        let due = if let Some(due) = self.due {
+            due
+        } else {
+            if self.messages.next().await.is_none() {
+                std::future::pending::<()>().await;
             }
+            *self.due.insert(Instant::now() + SETTLE)
         };
         sleep_until(due).await;
         while self.messages.next().now_or_never().flatten().is_some() {}

@@ -142,14 +142,14 @@ impl Product {
     pub(super) fn new(binary: PathBuf, hook: Hook, files: &Path, pins: PathBuf) -> Result<Self> {
         let config = files.join("breakout365.toml");
         let hook = hook.name();
-        let hops: String = Topology::next_hops()
-            .map(|hop| format!("gateway{} = \"{hop}\"\n", if hop.is_ipv4() { 4 } else { 6 }))
-            .collect();
+        let hops = Topology::next_hops()
+            .map(|hop| format!("gateway{} = \"{hop}\"", if hop.is_ipv4() { 4 } else { 6 }));
+        let hops = hops.collect::<Vec<_>>().join("\n");
         let text = format!(
             "version = 1\n\n\
              [[interface]]\nname = \"{INSIDE}\"\nhook = \"{hook}\"\n\n\
              [mark]\nvalue = {MARK:#x}\nmask = {MARK:#x}\n\n\
-             [egress]\ninterface = \"{UPLINK}\"\n{hops}"
+             [egress]\ninterface = \"{UPLINK}\"\n{hops}\n"
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         Ok(Self {
