@@ -56,6 +56,11 @@ impl Network {
             hop.ip(&default_routes(number, 1)).unwrap();
             serve(hop);
         }
+        // A new link's carrier, and the addresses and routes that hang on it, come a moment later.
+        wait_until("every link is up", || {
+            let routes = site.gateway.run("ip -d route show table all").unwrap();
+            !routes.contains("linkdown") && routes.matches("local fe80::").count() == 3
+        });
         Self { site, _inspector: inspector, direct }
     }
 

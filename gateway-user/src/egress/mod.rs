@@ -1,6 +1,6 @@
 //! The way out: policy routing and an nftables table, installed, kept, and taken back.
 //!
-//! [`routing`] and [`ruleset`] say, without a kernel, what is wanted and which steps lead there from
+//! `routing` and `ruleset` say, without a kernel, what is wanted and which steps lead there from
 //! what is seen; `netlink` and `nft` see and do. [`Keeper`] is what the daemon holds: it puts the
 //! way out in place before anything is published, and back when somebody removes it.
 //! [`take_back()`] is what `down` does: what is ours is known by its protocol number and its comment,

@@ -36,6 +36,8 @@ pub async fn take_back() -> Result<Removed, EgressError> {
         Ok(listing) => listing.is_some(),
         // Without the program, there is no table that it made.
         Err(EgressError::NoNft { .. } | EgressError::ForeignTable) => false,
+        // Nor where the kernel has no nftables: what has left no rule and no route was never here.
+        Err(_) if remove_rules.is_empty() && remove_routes.is_empty() => false,
         Err(error) => return Err(error),
     };
     if table {
