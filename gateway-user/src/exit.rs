@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigError;
 use crate::datapath::DatapathError;
+use crate::egress::EgressError;
 use crate::feed::{FeedError, FetchError, StoreError};
 use crate::policy::PolicyError;
 
@@ -46,6 +47,8 @@ pub enum Exit {
     Guard = 14,
     /// No daemon answers, or not as it should.
     Daemon = 15,
+    /// Rules, routes or nftables table of the direct uplink cannot be put in place or removed.
+    Egress = 16,
 }
 
 /// Why a command did not do what was asked: one line that says what, where and what to do next.
@@ -106,5 +109,11 @@ impl From<PolicyError> for Failure {
 impl From<DatapathError> for Failure {
     fn from(error: DatapathError) -> Self {
         Self::new(error.exit(), error)
+    }
+}
+
+impl From<EgressError> for Failure {
+    fn from(error: EgressError) -> Self {
+        Self::new(Exit::Egress, error)
     }
 }

@@ -3,8 +3,8 @@
 //! Reading order, along the way of the data: [`feed`] reads and fetches what Microsoft publishes as
 //! a `Snapshot`; [`config`] reads what the operator wants; [`policy`] compiles both into a
 //! [`policy::Table`]; [`plan`] says what that changes, and refuses too much; [`datapath`] turns a
-//! table into a generation in the kernel and publishes it; [`daemon`] keeps that going and tells
-//! what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
+//! table into a generation in the kernel and publishes it; [`egress`] is the way out for what that
+//! marks; [`daemon`] keeps both going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
 //! they tell the shell. Beside that way, [`replay`] classifies captures by a table, and [`export`]
 //! writes one down for other programs. But for fetching, everything up to `plan` is pure, and so is
 //! `export`.
@@ -15,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+pub mod egress;
 pub mod exit;
 pub mod export;
 pub mod feed;

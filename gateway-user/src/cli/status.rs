@@ -14,7 +14,7 @@ use crate::datapath::{
     Attached, Control, Counts, DatapathError, FeedIdentity, Loaded, Manifest, Pins, Scope, attached,
 };
 use crate::exit::Failure;
-use crate::observe::{self, Observation, Switches};
+use crate::observe::{self, EgressState, Observation, Switches};
 use crate::policy::SetId;
 
 /// Show the published generation, its hooks and its counters
@@ -328,6 +328,10 @@ fn daemon_lines(daemon: &Observation) -> Vec<String> {
             format!("held    set {}: {} until {}", held.set, held.prefix, held.effective)
         }),
     );
+    if let Some(egress) = &daemon.egress {
+        lines.push(egress_line(egress));
+        lines.extend(egress.problem.iter().map(|problem| format!("EGRESS  {problem}")));
+    }
     if let Some(pending) = &daemon.pending {
         lines.push(format!(
             "PLAN    {} waits since {}: {}",
@@ -340,4 +344,20 @@ fn daemon_lines(daemon: &Observation) -> Vec<String> {
     }
     lines.extend(daemon.problem.iter().map(|problem| format!("PROBLEM {problem}")));
     lines
+}
+
+fn egress_line(egress: &EgressState) -> String {
+    let hop = |family, gateway: Option<String>| {
+        gateway.map_or_else(|| format!("{family} inspected"), |hop| format!("{family} via {hop}"))
+    };
+    format!(
+        "egress  {}, {}, {}, table {}, rules {} and {}, put back {} times",
+        egress.interface,
+        hop("IPv4", egress.gateway4.map(|hop| hop.to_string())),
+        hop("IPv6", egress.gateway6.map(|hop| hop.to_string())),
+        egress.table,
+        egress.priority,
+        egress.priority.saturating_add(1),
+        egress.put_back,
+    )
 }

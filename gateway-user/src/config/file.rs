@@ -25,6 +25,7 @@ pub(super) struct File {
     pub(super) feed: Feed,
     #[serde(default)]
     pub(super) guards: super::guards::Spec,
+    pub(super) egress: Option<Spanned<super::egress::Spec>>,
 }
 
 /// `mode`.
@@ -71,6 +72,7 @@ pub(super) enum Hook {
 pub(super) struct Mark {
     pub(super) value: Spanned<u32>,
     pub(super) mask: Option<Spanned<u32>>,
+    pub(super) decided: Option<Spanned<u32>>,
 }
 
 /// `[policy]`.

@@ -1,6 +1,7 @@
 //! The configuration file: what it says (strict TOML) and what it means (validated).
 
 mod deadline;
+mod egress;
 mod feed;
 mod file;
 mod guards;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Guards;
 use crate::policy::Policy;
 
+pub use egress::Egress;
 pub use feed::{FeedOptions, FeedSource, HoldAdditions, Instance, OnStale, UnknownInstance};
 
 /// Where the configuration is when the command line does not say.
@@ -42,6 +44,8 @@ pub struct Config {
     pub feed_options: FeedOptions,
     /// The limits that refuse a plan.
     pub guards: Guards,
+    /// The way out that the daemon keeps; `None`, it keeps none.
+    pub egress: Option<Egress>,
 }
 
 impl Config {

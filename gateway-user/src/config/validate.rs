@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::file::{self, File};
-use super::{Config, ConfigError, HookMode, Interface, Mark, Mode, OnStop, guards, own};
+use super::{Config, ConfigError, HookMode, Interface, Mark, Mode, OnStop, egress, guards, own};
 use crate::feed::Category;
 use crate::policy::Policy;
 
@@ -27,8 +27,11 @@ pub(super) fn validate(text: &str, path: &Path) -> Result<Config, ConfigError> {
     }
     let (feed, feed_options) = super::feed::feed(&source, &file.feed)?;
     let interfaces = interfaces(&source, file.interface)?;
+    let mark_bits = mark(&source, file.mark.as_ref())?;
+    let decided = file.mark.and_then(|mark| mark.decided);
     Ok(Config {
-        mark: mark(&source, file.mark)?,
+        egress: egress::egress(&source, file.egress, decided, mark_bits, &interfaces)?,
+        mark: mark_bits,
         mode: match file.mode {
             file::Mode::Mark => Mode::Mark,
             file::Mode::Shadow => Mode::Shadow,
@@ -113,7 +116,7 @@ fn interfaces(
 }
 
 /// The kernel's rules for names (`dev_valid_name`, `net/core/dev.c`), and no control characters.
-fn bad_interface_name(name: &str) -> Option<String> {
+pub(super) fn bad_interface_name(name: &str) -> Option<String> {
     if name.is_empty() {
         Some("is empty".into())
     } else if name.len() > LONGEST_NAME {
@@ -127,16 +130,16 @@ fn bad_interface_name(name: &str) -> Option<String> {
     }
 }
 
-fn mark(source: &Source<'_>, spec: Option<file::Mark>) -> Result<Mark, ConfigError> {
-    let Some(file::Mark { value: at, mask }) = spec else { return Ok(Mark::default()) };
+fn mark(source: &Source<'_>, spec: Option<&file::Mark>) -> Result<Mark, ConfigError> {
+    let Some(file::Mark { value: at, mask, .. }) = spec else { return Ok(Mark::default()) };
     let value = *at.get_ref();
-    let mask = mask.map_or(value, |mask| *mask.get_ref());
+    let mask = mask.as_ref().map_or(value, |mask| *mask.get_ref());
     if value == 0 {
-        return Err(source.refuse(&at, "mark.value", "0 would mark nothing; set at least one bit"));
+        return Err(source.refuse(at, "mark.value", "0 would mark nothing; set at least one bit"));
     }
     if value & !mask != 0 {
         let problem = format_args!("{value:#x} has bits outside mark.mask {mask:#x}");
-        return Err(source.refuse(&at, "mark.value", problem));
+        return Err(source.refuse(at, "mark.value", problem));
     }
     Ok(Mark { value, mask })
 }
@@ -243,6 +246,7 @@ mod tests {
                 feed: FeedSource::Embedded,
                 feed_options: FeedOptions::default(),
                 guards: Guards::default(),
+                egress: None,
             }
         );
     }
@@ -306,6 +310,7 @@ mod tests {
                 feed: FeedSource::File(PathBuf::from("/etc/b/feed.json")),
                 feed_options: FeedOptions::default(),
                 guards: Guards::default(),
+                egress: None,
             }
         );
     }

@@ -206,14 +206,23 @@ impl Daemon<'_> {
         let (hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
         let inspecting = self.watch.wants_inspection();
         let blueprint = revision.blueprint(inspecting);
-        let published = match bring_up(&self.lock, &blueprint, &hooks, &mut |_| Ok(())) {
+        let way_before = self.egress.wanted().cloned();
+        let published = match self.make_way_out(&revision.config).await {
+            Ok(()) => {
+                bring_up(&self.lock, &blueprint, &hooks, &mut |_| Ok(())).map_err(Failure::from)
+            }
+            Err(failure) => Err(failure),
+        };
+        let published = match published {
             Ok(published) => published,
             Err(failure) => {
                 self.give_sign_of_life();
+                self.go_back_to_way_out(way_before, &revision.config).await;
                 self.record_failure(trigger, Some(&revision), &failure.to_string());
-                return Err(failure.into());
+                return Err(failure);
             }
         };
+        self.leave_way_out(&revision.config).await;
         let generation = published.manifest.generation;
         hooks::report(&revision.config, &published);
         self.log = PacketLog::start(published).inspect_err(|error| warn!("{error}")).ok().flatten();

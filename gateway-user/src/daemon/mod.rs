@@ -2,9 +2,9 @@
 //!
 //! Packets are classified by what is pinned, whether it runs or not. Every change, an interface
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
-//! what becomes one, `pending` and `trial` are what waits for a person, `watch` asks the feed's
-//! source, `heartbeat` is the sign of life that packets go direct by, `control` and `observer` are the
-//! two sockets, `journal` is what is left to read.
+//! what becomes one, `way_out` makes the way for what it marks, `pending` and `trial` are what waits
+//! for a person, `watch` asks the feed's source, `heartbeat` is the sign of life that packets go direct
+//! by, `control` and `observer` are the two sockets, `journal` is what is left to read.
 
 mod change;
 pub mod control;
@@ -21,6 +21,7 @@ mod socket;
 mod start;
 mod trial;
 mod watch;
+mod way_out;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,7 @@ use self::trial::Trial;
 use self::watch::FeedWatch;
 use crate::config::OnStop;
 use crate::datapath::{DatapathError, Interface, Lock, Pins, require_privileges, take_down};
+use crate::egress::Keeper;
 use crate::exit::{Exit, Failure};
 use crate::feed::Store;
 
@@ -100,6 +102,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         trial: None,
         heartbeat: Heartbeat::default(),
         interfaces: hooks::Present::new(),
+        egress: Keeper::default(),
         problem: None,
         failed: None,
         log: None,
@@ -119,9 +122,14 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         tokio::select! {
             _ = signals.hangup.recv() => daemon.hangup().await,
             call = control.call() => daemon.answer(call).await,
-            () = links.changed() => daemon.follow_interfaces().await,
+            () = links.changed() => {
+                daemon.follow_interfaces().await;
+                daemon.egress.look_again().await;
+            }
+            () = daemon.egress.changed() => daemon.egress.look_again().await,
             _ = look_again.tick() => {
                 daemon.follow_interfaces().await;
+                daemon.egress.look_again().await;
                 daemon.look_at_the_clock().await;
             }
             checked = daemon.watch.checked(serving) => {
@@ -183,6 +191,7 @@ struct Daemon<'a> {
     trial: Option<Trial>,
     heartbeat: Heartbeat,
     interfaces: hooks::Present,
+    egress: Keeper,
     /// What went wrong last and has not come right since.
     problem: Option<String>,
     /// The failure that the journal has last, while nothing has come right since.
@@ -231,7 +240,9 @@ impl Daemon<'_> {
                 info!("stopped; the data plane goes on marking");
             }
             OnStop::Detach => {
+                let released = self.egress.release().await;
                 take_down(self.lock).await?;
+                released?;
                 info!("stopped; the data plane is taken back");
             }
         }

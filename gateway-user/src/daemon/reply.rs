@@ -258,6 +258,7 @@ impl Daemon<'_> {
             }),
             confirm_until: self.trial.as_ref().map(|trial| seconds(trial.until_time)),
             problem: self.problem.clone(),
+            egress: self.egress.state(),
         });
     }
 }

@@ -41,6 +41,27 @@ pub struct Observation {
     pub confirm_until: Option<String>,
     /// What went wrong last and has not come right since, one line.
     pub problem: Option<String>,
+    /// The way out that it keeps; `None` where it keeps none.
+    pub egress: Option<EgressState>,
+}
+
+/// The way out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressState {
+    /// The direct uplink.
+    pub interface: String,
+    /// Next hop of IPv4; without one, IPv4 is inspected.
+    pub gateway4: Option<std::net::Ipv4Addr>,
+    /// Next hop of IPv6; without one, IPv6 is inspected.
+    pub gateway6: Option<std::net::Ipv6Addr>,
+    /// The routing table.
+    pub table: u32,
+    /// Priority of the first of the two rules.
+    pub priority: u32,
+    /// How often the daemon had to put something back.
+    pub put_back: u64,
+    /// Why it is not in place, one line; `None` when it is.
+    pub problem: Option<String>,
 }
 
 /// The kill switch and the dead man's switch.

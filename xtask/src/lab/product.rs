@@ -18,7 +18,7 @@ use xtask::testbed::{Interrupt, Namespace, Process, Protocol};
 
 use crate::process::cargo;
 
-use super::topology::{INSIDE, MARK, Way};
+use super::topology::{INSIDE, MARK, Topology, UPLINK, Way};
 
 /// The `breakout365` binary with the configuration and the pins of this lab.
 #[derive(Debug)]
@@ -142,10 +142,14 @@ impl Product {
     pub(super) fn new(binary: PathBuf, hook: Hook, files: &Path, pins: PathBuf) -> Result<Self> {
         let config = files.join("breakout365.toml");
         let hook = hook.name();
+        let hops = Topology::next_hops()
+            .map(|hop| format!("gateway{} = \"{hop}\"", if hop.is_ipv4() { 4 } else { 6 }));
+        let hops = hops.collect::<Vec<_>>().join("\n");
         let text = format!(
             "version = 1\n\n\
              [[interface]]\nname = \"{INSIDE}\"\nhook = \"{hook}\"\n\n\
-             [mark]\nvalue = {MARK:#x}\nmask = {MARK:#x}\n"
+             [mark]\nvalue = {MARK:#x}\nmask = {MARK:#x}\n\n\
+             [egress]\ninterface = \"{UPLINK}\"\n{hops}\n"
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         Ok(Self {

@@ -37,8 +37,8 @@ pub(super) enum Way {
 pub(super) const INSIDE: &str = "lan0";
 /// A bit that no widely used software marks packets with.
 pub(super) const MARK: u32 = 0x1000_0000;
-/// Where marked packets are routed.
-const TABLE: u32 = 365;
+/// The gateway's direct uplink.
+pub(super) const UPLINK: &str = "up0";
 
 /// A veth pair: its interfaces, its networks, its number in hardware addresses. The first end has
 /// host number 1, the other 2.
@@ -53,7 +53,7 @@ const LAN: Segment =
 const TO_INSPECTOR: Segment =
     Segment { interfaces: ["insp0", "in0"], networks: ["10.36.2.0/24", "fd36:2::/64"], number: 2 };
 const TO_DIRECT: Segment =
-    Segment { interfaces: ["up0", "in0"], networks: ["10.36.3.0/24", "fd36:3::/64"], number: 3 };
+    Segment { interfaces: [UPLINK, "in0"], networks: ["10.36.3.0/24", "fd36:3::/64"], number: 3 };
 const BEHIND_INSPECTOR: Segment =
     Segment { interfaces: ["out0", "insp0"], networks: ["192.0.2.0/24", "fd36:4::/64"], number: 4 };
 const BEHIND_DIRECT: Segment = Segment {
@@ -79,26 +79,26 @@ impl Topology {
         BEHIND_INSPECTOR.join(inspector, server)?;
         BEHIND_DIRECT.join(direct, server)?;
 
-        client.ip(&LAN.default_via(1, ""))?;
+        client.ip(&LAN.default_via(1))?;
         gateway.forward()?;
-        gateway.ip(&TO_INSPECTOR.default_via(2, ""))?;
-        gateway.ip(&TO_DIRECT.default_via(2, &format!("table {TABLE}")))?;
-        for family in ["-4", "-6"] {
-            gateway.run(&format!(
-                "ip {family} rule add fwmark {MARK:#x}/{MARK:#x} lookup {TABLE} priority 100"
-            ))?;
-        }
+        // The way past the inspector is the product's to make.
+        gateway.ip(&TO_INSPECTOR.default_via(2))?;
         for (hop, inside, outside) in
             [(inspector, &TO_INSPECTOR, &BEHIND_INSPECTOR), (direct, &TO_DIRECT, &BEHIND_DIRECT)]
         {
             hop.forward()?;
-            hop.ip(&outside.default_via(2, ""))?;
+            hop.ip(&outside.default_via(2))?;
             hop.ip(&inside.route_via(1, &LAN))?;
             hop.nft(HOP_RULES)?;
         }
         EchoServers::own(server, far)?;
         topology.check_isolation()?;
         Ok(topology)
+    }
+
+    /// The gateway's next hops on the direct uplink, one of each family.
+    pub(super) fn next_hops() -> impl Iterator<Item = IpAddr> {
+        TO_DIRECT.addresses(2).map(|net| net.addr())
     }
 
     /// Which way a connection came that the far side saw come from `peer`.
@@ -194,9 +194,9 @@ impl Segment {
     }
 
     /// Lines for `ip -batch`: default routes of both families by one end of this segment.
-    fn default_via(&self, host: u8, more: &str) -> String {
+    fn default_via(&self, host: u8) -> String {
         let vias = self.addresses(host).map(|net| net.addr());
-        lines(vias.map(|via| format!("route add default via {via} {more}")))
+        lines(vias.map(|via| format!("route add default via {via}")))
     }
 
     /// Lines for `ip -batch`: routes to the networks of `other` by one end of this segment.

@@ -1,0 +1,48 @@
+//! The way out, on the way to a generation: made before it is published, so that what is marked finds
+//! it, and gone back from or left when the change is decided.
+
+use tracing::warn;
+
+use super::Daemon;
+use crate::config::Config;
+use crate::datapath::attached;
+use crate::egress::Wanted;
+use crate::exit::Failure;
+
+impl Daemon<'_> {
+    /// Makes the way out that `config` asks for, if any.
+    pub(super) async fn make_way_out(&mut self, config: &Config) -> Result<(), Failure> {
+        match Wanted::of(config) {
+            Some(wanted) => Ok(self.egress.establish(&wanted).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// After a change to `config` that failed, the way out is `before` again. Of a start that
+    /// failed nothing stays, unless an earlier daemon's generation still marks: then its way out may
+    /// be this one.
+    pub(super) async fn go_back_to_way_out(&mut self, before: Option<Wanted>, config: &Config) {
+        let wanted = Wanted::of(config);
+        if wanted.is_none() || wanted == before {
+            return;
+        }
+        let is_marking = || attached(self.lock.pins()).is_ok_and(|hooks| !hooks.is_empty());
+        if before.is_some() || self.serving.is_some() || !is_marking() {
+            self.egress.go_back(before.as_ref()).await;
+        }
+    }
+
+    /// Takes the way out back where `config`, which serves from now on, asks for none: the one
+    /// before it did, or that of a daemon before this one may have.
+    pub(super) async fn leave_way_out(&mut self, config: &Config) {
+        let may_be_there = self.egress.wanted().is_some() || self.serving.is_none();
+        if config.egress.is_some() || !may_be_there {
+            return;
+        }
+        if let Err(failure) = self.egress.release().await {
+            warn!(
+                "what is left of [egress] cannot be taken back: {failure}; `breakout365 down` does"
+            );
+        }
+    }
+}

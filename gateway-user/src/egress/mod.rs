@@ -1,0 +1,49 @@
+//! The way out: policy routing and an nftables table, installed, kept, and taken back.
+//!
+//! `routing` and `ruleset` say, without a kernel, what is wanted and which steps lead there from
+//! what is seen; `netlink` and `nft` see and do. [`Keeper`] is what the daemon holds: it puts the
+//! way out in place before anything is published, and back when somebody removes it.
+//! [`take_back()`] is what `down` does: what is ours is known by its protocol number and its comment,
+//! so no configuration is needed for it.
+//!
+//! A packet's mark is a proposal; the connection mark owns the flow. See `ruleset`.
+
+mod error;
+mod keeper;
+mod netlink;
+mod nft;
+mod reverse_path;
+mod routing;
+mod ruleset;
+mod take_back;
+mod watch;
+
+pub use error::EgressError;
+pub use keeper::Keeper;
+pub use take_back::{Removed, take_back};
+
+use crate::config::{Config, Egress, Mark};
+
+/// What says, in `ip rule` and `ip route`, that a rule or route is ours. Of no routing daemon
+/// (iproute2's `rt_protos`, FRR's `rt_netlink.c`); 365 in eight bits.
+pub const PROTOCOL: u8 = 109;
+
+/// What a configuration asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The uplink and how to get there.
+    pub egress: Egress,
+    /// The bits that propose Direct.
+    pub mark: Mark,
+    /// The inside interfaces, ascending.
+    pub inside: std::collections::BTreeSet<String>,
+}
+
+impl Wanted {
+    /// What `config` asks for; `None` without `[egress]`.
+    #[must_use]
+    pub fn of(config: &Config) -> Option<Self> {
+        let inside = config.interfaces.iter().map(|interface| interface.name.clone());
+        Some(Self { egress: config.egress.clone()?, mark: config.mark, inside: inside.collect() })
+    }
+}

@@ -1,0 +1,377 @@
+//! Rules and routes: what is wanted, and the steps there from what is seen.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+
+use super::{EgressError, PROTOCOL, Wanted};
+
+const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+/// What the kernel says of a rule that suppresses nothing (`fib_rule_hdr`'s -1).
+const NOT_SUPPRESSED: u32 = u32::MAX;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(super) fn address_family(self) -> AddressFamily {
+        match self {
+            Self::V4 => AddressFamily::Inet,
+            Self::V6 => AddressFamily::Inet6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// One of our rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rule {
+    pub(super) family: Family,
+    pub(super) priority: u32,
+    pub(super) mark: u32,
+    pub(super) mask: u32,
+    pub(super) table: u32,
+    /// Only routes with longer prefixes count.
+    pub(super) suppress: Option<u32>,
+}
+
+/// One of our routes: the default route of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Route {
+    pub(super) family: Family,
+    pub(super) table: u32,
+    pub(super) gateway: IpAddr,
+    /// Index of the interface.
+    pub(super) interface: u32,
+}
+
+/// What there is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Routing {
+    pub(super) rules: BTreeSet<Rule>,
+    pub(super) routes: BTreeSet<Route>,
+}
+
+/// What there is: all rules, and the routes that are ours or in our table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) rules: Vec<(Family, RuleMessage)>,
+    pub(super) routes: Vec<(Family, RouteMessage)>,
+}
+
+/// What leads from the one to the other, in this order: at no time does a marked packet meet our
+/// table before the rule that lets connected routes win.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Steps {
+    pub(super) add_routes: Vec<Route>,
+    pub(super) add_rules: Vec<Rule>,
+    pub(super) remove_rules: Vec<RuleMessage>,
+    pub(super) remove_routes: Vec<RouteMessage>,
+}
+
+impl Routing {
+    /// What `wanted` means with its uplink at index `interface`. Per family with a next hop: one
+    /// rule by which everything but default routes of the main table wins (connected networks, LAN,
+    /// VPN), one for our table, and the default route in it.
+    pub(super) fn of(wanted: &Wanted, interface: u32) -> Self {
+        let egress = &wanted.egress;
+        let hops = [
+            (Family::V4, egress.gateway4.map(IpAddr::V4)),
+            (Family::V6, egress.gateway6.map(IpAddr::V6)),
+        ];
+        let mut routing = Self::default();
+        for (family, gateway) in hops {
+            let Some(gateway) = gateway else { continue };
+            let ours = Rule {
+                family,
+                priority: egress.priority.saturating_add(1),
+                mark: wanted.mark.value,
+                mask: wanted.mark.mask,
+                table: egress.table,
+                suppress: None,
+            };
+            let main = Rule { priority: egress.priority, table: MAIN, suppress: Some(0), ..ours };
+            routing.rules.extend([main, ours]);
+            routing.routes.insert(Route { family, table: egress.table, gateway, interface });
+        }
+        routing
+    }
+
+    /// The steps there; none where all is as it should be.
+    pub(super) fn steps(&self, seen: &Seen) -> Result<Steps, EgressError> {
+        let mut steps = Steps::default();
+        let mut there = BTreeSet::new();
+        for (family, message) in &seen.rules {
+            let priority = priority(message);
+            if !is_our_rule(message) {
+                let at_ours = |rule: &Rule| rule.family == *family && rule.priority == priority;
+                if self.rules.iter().any(at_ours) {
+                    return Err(EgressError::ForeignRule { family: *family, priority });
+                }
+                continue;
+            }
+            match Rule::read(*family, message).filter(|rule| self.rules.contains(rule)) {
+                Some(rule) => drop(there.insert(rule)),
+                None => steps.remove_rules.push(message.clone()),
+            }
+        }
+        // The later one first, as they are added the other way round.
+        steps.remove_rules.sort_by_key(|message| std::cmp::Reverse(priority(message)));
+        steps.add_rules = self.rules.difference(&there).copied().collect();
+        let mut there = BTreeSet::new();
+        for (family, message) in &seen.routes {
+            let table = table(message);
+            if !is_our_route(message) {
+                let in_ours = |route: &Route| route.family == *family && route.table == table;
+                if self.routes.iter().any(in_ours) {
+                    return Err(EgressError::ForeignRoute { family: *family, table });
+                }
+                continue;
+            }
+            match Route::read(*family, message).filter(|route| self.routes.contains(route)) {
+                Some(route) => drop(there.insert(route)),
+                None => steps.remove_routes.push(message.clone()),
+            }
+        }
+        steps.add_routes = self.routes.difference(&there).copied().collect();
+        Ok(steps)
+    }
+}
+
+impl Steps {
+    pub(super) fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What is missing or too much, in words.
+    pub(super) fn words(&self) -> Vec<String> {
+        let routes = self.add_routes.iter().map(|route| format!("{} route", route.family));
+        let rules =
+            self.add_rules.iter().map(|rule| format!("{} rule {}", rule.family, rule.priority));
+        let odd = (!self.remove_rules.is_empty() || !self.remove_routes.is_empty())
+            .then(|| "one that is not as it should be".to_owned());
+        routes.chain(rules).chain(odd).collect()
+    }
+}
+
+impl Rule {
+    pub(super) fn message(&self) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = self.family.address_family();
+        message.header.action = RuleAction::ToTable;
+        message.attributes = vec![
+            RuleAttribute::Priority(self.priority),
+            RuleAttribute::FwMark(self.mark),
+            RuleAttribute::FwMask(self.mask),
+            RuleAttribute::Table(self.table),
+            RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
+        ];
+        message.attributes.extend(self.suppress.map(RuleAttribute::SuppressPrefixLen));
+        message
+    }
+
+    /// A rule that says all that `message` says; `None` where it says more.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "there are more attributes every year")]
+    fn read(family: Family, message: &RuleMessage) -> Option<Self> {
+        let header = &message.header;
+        if header.action != RuleAction::ToTable || header.src_len != 0 || header.dst_len != 0 {
+            return None;
+        }
+        let mut rule = Self {
+            family,
+            priority: 0,
+            mark: 0,
+            mask: 0,
+            table: header.table.into(),
+            suppress: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                RuleAttribute::Priority(priority) => rule.priority = *priority,
+                RuleAttribute::FwMark(mark) => rule.mark = *mark,
+                RuleAttribute::FwMask(mask) => rule.mask = *mask,
+                RuleAttribute::Table(table) => rule.table = *table,
+                RuleAttribute::SuppressPrefixLen(NOT_SUPPRESSED) | RuleAttribute::Protocol(_) => {}
+                RuleAttribute::SuppressPrefixLen(length) => rule.suppress = Some(*length),
+                _ => return None,
+            }
+        }
+        Some(rule)
+    }
+}
+
+impl Route {
+    pub(super) fn message(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = self.family.address_family();
+        message.header.protocol = RouteProtocol::Other(PROTOCOL);
+        message.header.scope = RouteScope::Universe;
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![
+            RouteAttribute::Table(self.table),
+            RouteAttribute::Oif(self.interface),
+            RouteAttribute::Gateway(RouteAddress::from(self.gateway)),
+        ];
+        message
+    }
+
+    /// A default route by one next hop, or `None`.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "there are more attributes every year")]
+    fn read(family: Family, message: &RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        if header.kind != RouteType::Unicast || header.destination_prefix_length != 0 {
+            return None;
+        }
+        let (mut gateway, mut interface) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Gateway(RouteAddress::Inet(v4)) => {
+                    gateway = Some(IpAddr::V4(*v4));
+                }
+                RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => {
+                    gateway = Some(IpAddr::V6(*v6));
+                }
+                RouteAttribute::Oif(index) => interface = Some(*index),
+                RouteAttribute::MultiPath(_) | RouteAttribute::Via(_) => return None,
+                _ => {}
+            }
+        }
+        Some(Self { family, table: table(message), gateway: gateway?, interface: interface? })
+    }
+}
+
+pub(super) fn is_our_rule(message: &RuleMessage) -> bool {
+    message.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)))
+}
+
+pub(super) fn is_our_route(message: &RouteMessage) -> bool {
+    message.header.protocol == RouteProtocol::Other(PROTOCOL)
+}
+
+fn priority(message: &RuleMessage) -> u32 {
+    let priority = message.attributes.iter().find_map(|attribute| {
+        if let RuleAttribute::Priority(priority) = attribute { Some(*priority) } else { None }
+    });
+    priority.unwrap_or(0)
+}
+
+pub(super) fn table(message: &RouteMessage) -> u32 {
+    let table = message.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Table(table) = attribute { Some(*table) } else { None }
+    });
+    table.unwrap_or(message.header.table.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Egress, Mark};
+
+    fn wanted(gateway4: Option<&str>, gateway6: Option<&str>) -> Wanted {
+        Wanted {
+            egress: Egress {
+                interface: "wan0".into(),
+                gateway4: gateway4.map(|gateway| gateway.parse().unwrap()),
+                gateway6: gateway6.map(|gateway| gateway.parse().unwrap()),
+                table: 365,
+                priority: 365,
+                masquerade: false,
+                clamp_mss: false,
+                decided: 2,
+            },
+            mark: Mark { value: 1, mask: 1 },
+            inside: ["lan0".to_owned()].into(),
+        }
+    }
+
+    fn both() -> Wanted {
+        wanted(Some("192.0.2.1"), Some("fe80::1"))
+    }
+
+    /// The kernel with all of `routing` in place.
+    fn in_place(routing: &Routing) -> Seen {
+        Seen {
+            rules: routing.rules.iter().map(|rule| (rule.family, rule.message())).collect(),
+            routes: routing.routes.iter().map(|route| (route.family, route.message())).collect(),
+        }
+    }
+
+    #[test]
+    fn from_nothing_everything_is_added_and_a_second_pass_is_empty() {
+        let routing = Routing::of(&both(), 7);
+        let steps = routing.steps(&Seen::default()).unwrap();
+        assert_eq!((steps.add_rules.len(), steps.add_routes.len()), (4, 2));
+        assert!(steps.remove_rules.is_empty() && steps.remove_routes.is_empty());
+        assert_eq!(routing.steps(&in_place(&routing)).unwrap(), Steps::default());
+    }
+
+    #[test]
+    fn a_family_without_next_hop_has_no_rule_and_no_route() {
+        let routing = Routing::of(&wanted(Some("192.0.2.1"), None), 7);
+        assert!(routing.rules.iter().all(|rule| rule.family == Family::V4));
+        assert_eq!(routing.routes.len(), 1);
+        // And one that had one loses both.
+        let steps = routing.steps(&in_place(&Routing::of(&both(), 7))).unwrap();
+        assert_eq!((steps.remove_rules.len(), steps.remove_routes.len()), (2, 1));
+        assert_eq!(priority(&steps.remove_rules[0]), 366, "our table goes first");
+    }
+
+    #[test]
+    fn what_differs_is_added_anew_and_the_other_removed() {
+        let old = in_place(&Routing::of(&both(), 7));
+        let steps = Routing::of(&both(), 8).steps(&old).unwrap();
+        assert_eq!((steps.add_routes.len(), steps.remove_routes.len()), (2, 2), "the index");
+        let mut other = both();
+        other.mark = Mark { value: 4, mask: 4 };
+        let steps = Routing::of(&other, 7).steps(&old).unwrap();
+        assert_eq!((steps.add_rules.len(), steps.remove_rules.len()), (4, 4), "the mark");
+        assert!(steps.add_routes.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_ours_stays_and_in_our_place_is_refused() {
+        let routing = Routing::of(&both(), 7);
+        let foreign = |priority| {
+            let mut message = routing.rules.first().unwrap().message();
+            message.attributes.retain(|attribute| {
+                !matches!(attribute, RuleAttribute::Protocol(_) | RuleAttribute::Priority(_))
+            });
+            message.attributes.push(RuleAttribute::Priority(priority));
+            message
+        };
+        let mut seen = in_place(&routing);
+        seen.rules.push((Family::V4, foreign(364)));
+        assert!(routing.steps(&seen).unwrap().are_none());
+        seen.rules.push((Family::V6, foreign(366)));
+        let refusal = routing.steps(&seen).unwrap_err().to_string();
+        assert!(refusal.starts_with("IPv6 rule priority 366 is taken"), "{refusal}");
+        let mut seen = in_place(&routing);
+        let mut route = routing.routes.first().unwrap().message();
+        route.header.protocol = RouteProtocol::Static;
+        seen.routes.push((Family::V4, route));
+        let refusal = routing.steps(&seen).unwrap_err().to_string();
+        assert!(refusal.starts_with("table 365 holds an IPv4 route"), "{refusal}");
+    }
+}
