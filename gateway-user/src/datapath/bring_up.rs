@@ -71,6 +71,7 @@ pub fn bring_up(
     })
 }
 
+/// All steps, under these switches.
 fn under(
     control: &mut Control,
     lock: &Lock,
