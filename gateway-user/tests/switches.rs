@@ -125,7 +125,7 @@ fn off_stays_off_over_reload_publication_restart_and_only_down_forgets_it() {
     daemon.terminate();
     site.assert_it_marks_nothing();
     let daemon = product.start();
-    assert!(daemon.log().contains("switched off: everything is inspected"), "{}", daemon.log());
+    daemon.wait_for_log("switched off: everything is inspected", 1);
     site.assert_it_marks_nothing();
     daemon.end(Signal::SIGKILL);
     let daemon = product.start();

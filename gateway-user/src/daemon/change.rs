@@ -231,6 +231,8 @@ impl Daemon<'_> {
         self.heartbeat.take(self.lock.pins());
         let before = self.serving.replace(Serving { revision, generation, inspecting });
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
+        // Before anything is written to a disk that may be slow.
+        self.give_sign_of_life();
         let Some(Serving { revision, .. }) = &self.serving else { return Ok(generation) };
         let is_new = before.as_ref().is_none_or(|before| !before.is_same(revision));
         if is_new {
@@ -242,7 +244,6 @@ impl Daemon<'_> {
             self.wanted = None;
             self.drop_pending("what it started from has changed");
         }
-        self.give_sign_of_life();
         Ok(generation)
     }
 
