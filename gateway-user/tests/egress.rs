@@ -387,6 +387,8 @@ fn an_uplink_that_goes_and_comes_takes_the_way_out_with_it() {
     network.gateway("ip link set up0 down");
     daemon.wait_for_log("the way out is not in place", 1);
     network.assert_all_is_inspected();
+    let mut meanwhile = DIRECT.map(|to| network.flow(to).unwrap());
+    assert_eq!(meanwhile.each_mut().map(Flow::ask), ["inspector"; 2]);
     // What comes meanwhile is published all the same.
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_log("published", 2);
@@ -395,6 +397,7 @@ fn an_uplink_that_goes_and_comes_takes_the_way_out_with_it() {
     network.gateway("ip address replace fd36:2::1/64 dev up0 nodad");
     daemon.wait_for_log("in place again", 1);
     wait_until("direct again", || DIRECT.iter().all(|to| network.way(to) == "direct"));
+    assert_eq!(meanwhile.each_mut().map(Flow::ask), ["inspector"; 2], "only new flows");
     // And one that is made anew, which has another index.
     network.gateway("ip link delete up0");
     daemon.wait_for_log("the way out is not in place", 2);

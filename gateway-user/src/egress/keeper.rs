@@ -1,21 +1,31 @@
 //! What the daemon holds: the way out is put in place, looked after, and taken back.
 
+use std::collections::BTreeSet;
+
 use nix::net::if_::if_nametoindex;
 use tracing::{error, info, warn};
 
 use super::netlink::Netlink;
-use super::routing::Routing;
+use super::routing::{Family, Routing};
 use super::take_back::take_back;
 use super::watch::Watch;
 use super::{EgressError, Wanted, nft, reverse_path, ruleset};
 use crate::observe::EgressState;
 
+/// The nftables table that was applied last.
+#[derive(Default)]
+struct Applied {
+    /// The families that were closed in it.
+    closed: BTreeSet<Family>,
+    /// As it was listed then; `None`, not by this process.
+    listing: Option<String>,
+}
+
 /// The way out of one daemon.
 #[derive(Default)]
 pub struct Keeper {
     wanted: Option<Wanted>,
-    /// The nftables table as it was listed when it was as it should be.
-    listing: Option<String>,
+    applied: Applied,
     watch: Option<Watch>,
     put_back: u64,
     problem: Option<String>,
@@ -40,8 +50,8 @@ impl Keeper {
             return Ok(());
         }
         // Whatever has its name may be of another process; and it is another one now.
-        self.listing = None;
-        apply(wanted, &mut self.listing).await?;
+        self.applied = Applied::default();
+        apply(wanted, &mut self.applied).await?;
         if self.watch.is_none() {
             self.watch = Some(Watch::listen()?);
         }
@@ -66,7 +76,7 @@ impl Keeper {
     /// Puts back what somebody removed or changed since, and says so in one line.
     pub async fn look_again(&mut self) {
         let Some(wanted) = &self.wanted else { return };
-        match apply(wanted, &mut self.listing).await {
+        match apply(wanted, &mut self.applied).await {
             Ok(words) => {
                 if !words.is_empty() {
                     self.put_back = self.put_back.saturating_add(1);
@@ -80,6 +90,9 @@ impl Keeper {
                 }
             }
             Err(failure) => {
+                // Else flows that are inspected now would be taken for direct ones, and moved once
+                // the way is there again. Where nft is what fails, the problem says so.
+                close(wanted, &mut self.applied).await.ok();
                 let problem = failure.to_string();
                 if self.problem.as_ref() != Some(&problem) {
                     error!("the way out is not in place, what it lacks is inspected: {problem}");
@@ -120,7 +133,7 @@ impl Keeper {
     pub async fn release(&mut self) -> Result<(), EgressError> {
         self.wanted = None;
         self.watch = None;
-        self.listing = None;
+        self.applied = Applied::default();
         self.problem = None;
         let removed = take_back().await?;
         if !removed.is_nothing() {
@@ -145,21 +158,17 @@ impl Keeper {
     }
 }
 
-/// Observes, plans and does; gives what had to be done, in words. `listing` is the nftables table
-/// that is as it should be.
-async fn apply(wanted: &Wanted, listing: &mut Option<String>) -> Result<Vec<String>, EgressError> {
+/// Observes, plans and does; gives what had to be done, in words.
+async fn apply(wanted: &Wanted, applied: &mut Applied) -> Result<Vec<String>, EgressError> {
     let name = &wanted.egress.interface;
     let index = if_nametoindex(name.as_str())
         .map_err(|_| EgressError::NoInterface { name: name.clone() })?;
     let routing = Routing::of(wanted, index);
     let netlink = Netlink::open()?;
     let steps = routing.steps(&netlink.see(Some(wanted.egress.table)).await?)?;
-    let listed = nft::listing()?;
     let mut words = steps.words();
     // First the flows that are to keep their way, then the way.
-    if listed.is_none() || listed != *listing {
-        nft::apply(&ruleset::text(wanted))?;
-        *listing = nft::listing()?;
+    if applied.ensure(wanted, applied.closed.clone())? {
         words.push(format!("nftables table inet {}", ruleset::TABLE));
     }
     for route in &steps.add_routes {
@@ -184,5 +193,34 @@ async fn apply(wanted: &Wanted, listing: &mut Option<String>) -> Result<Vec<Stri
             return Err(EgressError::DoesNotStay { what: left.words().join(", ") });
         }
     }
+    if !applied.closed.is_empty() {
+        applied.ensure(wanted, BTreeSet::new())?;
+    }
     Ok(words)
+}
+
+/// Has the families inspected whose way is not wholly there.
+async fn close(wanted: &Wanted, applied: &mut Applied) -> Result<(), EgressError> {
+    let lacking = match if_nametoindex(wanted.egress.interface.as_str()) {
+        Ok(index) => {
+            let seen = Netlink::open()?.see(Some(wanted.egress.table)).await?;
+            Routing::of(wanted, index).lacking(&seen)
+        }
+        Err(_) => Family::ALL.into(),
+    };
+    applied.ensure(wanted, lacking).map(drop)
+}
+
+impl Applied {
+    /// Applies the table where it is not there, another one, or has other families closed; gives
+    /// whether it had to.
+    fn ensure(&mut self, wanted: &Wanted, closed: BTreeSet<Family>) -> Result<bool, EgressError> {
+        let listed = nft::listing()?;
+        if listed.is_some() && listed == self.listing && closed == self.closed {
+            return Ok(false);
+        }
+        nft::apply(&ruleset::text(wanted, &closed))?;
+        *self = Self { closed, listing: nft::listing()? };
+        Ok(true)
+    }
 }

@@ -119,6 +119,18 @@ impl Routing {
         routing
     }
 
+    /// The families of which something is not there.
+    pub(super) fn lacking(&self, seen: &Seen) -> BTreeSet<Family> {
+        let ours = seen.rules.iter().filter(|(_, message)| is_our_rule(message));
+        let rules: BTreeSet<_> =
+            ours.filter_map(|(family, message)| Rule::read(*family, message)).collect();
+        let ours = seen.routes.iter().filter(|(_, message)| is_our_route(message));
+        let routes: BTreeSet<_> =
+            ours.filter_map(|(family, message)| Route::read(*family, message)).collect();
+        let rules = self.rules.difference(&rules).map(|rule| rule.family);
+        rules.chain(self.routes.difference(&routes).map(|route| route.family)).collect()
+    }
+
     /// The steps there; none where all is as it should be.
     pub(super) fn steps(&self, seen: &Seen) -> Result<Steps, EgressError> {
         let mut steps = Steps::default();
@@ -325,6 +337,17 @@ mod tests {
         assert_eq!((steps.add_rules.len(), steps.add_routes.len()), (4, 2));
         assert!(steps.remove_rules.is_empty() && steps.remove_routes.is_empty());
         assert_eq!(routing.steps(&in_place(&routing)).unwrap(), Steps::default());
+    }
+
+    #[test]
+    fn a_family_lacks_something_without_its_route_or_one_of_its_rules() {
+        let routing = Routing::of(&both(), 7);
+        let mut seen = in_place(&routing);
+        assert_eq!(routing.lacking(&seen), BTreeSet::new());
+        seen.routes.retain(|(family, _)| *family == Family::V4);
+        assert_eq!(routing.lacking(&seen), [Family::V6].into());
+        seen.rules.remove(0);
+        assert_eq!(routing.lacking(&seen), Family::ALL.into());
     }
 
     #[test]

@@ -5,20 +5,23 @@
 //! interface; replies need no mark. So a change of the list never moves a live flow. What conntrack
 //! cannot place, and a family without next hop, has its mark cleared: inspection.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::Wanted;
+use super::routing::Family;
 
 /// The name of the table, of family `inet`.
 pub(super) const TABLE: &str = "breakout365";
 /// In the listing of the table, what says that it is ours.
 pub(super) const COMMENT: &str = "kept by breakout365";
 
-/// What `nft -f` takes: the whole table in one transaction, in place of the one before.
+/// What `nft -f` takes: the whole table in one transaction, in place of the one before. Families that
+/// are `closed` are inspected, live flows included.
 ///
 /// The chain stands before `mangle`, where TPROXY rules are, and after conntrack (-200): an
 /// inspector on this machine sees the restored mark.
-pub(super) fn text(wanted: &Wanted) -> String {
+pub(super) fn text(wanted: &Wanted, closed: &BTreeSet<Family>) -> String {
     let (egress, mark) = (&wanted.egress, wanted.mark);
     let inside: Vec<String> = wanted.inside.iter().map(|name| format!("{name:?}")).collect();
     let inside = inside.join(", ");
@@ -28,11 +31,12 @@ pub(super) fn text(wanted: &Wanted) -> String {
     let (value, decided) = (mark.value, egress.decided);
     let both = value | decided;
     let mut no_hop = String::new();
-    for (family, is_missing) in
-        [("ipv4", egress.gateway4.is_none()), ("ipv6", egress.gateway6.is_none())]
-    {
-        if is_missing {
-            writeln!(no_hop, "        meta nfproto {family} goto inspect").ok();
+    for (family, name, has_hop) in [
+        (Family::V4, "ipv4", egress.gateway4.is_some()),
+        (Family::V6, "ipv6", egress.gateway6.is_some()),
+    ] {
+        if !has_hop || closed.contains(&family) {
+            writeln!(no_hop, "        meta nfproto {name} goto inspect").ok();
         }
     }
     let mut text = format!(
@@ -120,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_bits_of_others_are_kept() {
-        let text = text(&wanted());
+        let text = text(&wanted(), &BTreeSet::new());
         for line in [
             "iifname { \"lan0\", \"lan1\" } goto inside",
             "ct mark & 0x02000000 != 0 goto restore",
@@ -144,7 +148,7 @@ mod tests {
         wanted.egress.gateway6 = None;
         wanted.egress.masquerade = true;
         wanted.egress.clamp_mss = true;
-        let text = text(&wanted);
+        let text = text(&wanted, &BTreeSet::new());
         let at = |line: &str| text.find(line).unwrap_or_else(|| panic!("{line} is not in {text}"));
         assert!(at("meta nfproto ipv6 goto inspect") < at("goto restore"));
         assert!(!text.contains("nfproto ipv4"));
