@@ -168,6 +168,8 @@ impl Apt {
                 format!("Dir::Cache={root}"),
                 "Acquire::Languages=none".to_owned(),
                 "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
+                // Old lists are not to pass for new ones.
+                "APT::Update::Error-Mode=any".to_owned(),
                 // The cache belongs to whoever runs this.
                 "APT::Sandbox::User=root".to_owned(),
             ],
@@ -184,10 +186,10 @@ impl Apt {
     }
 }
 
-/// Runs a command of apt's; a failure is what apt calls the error.
+/// Runs a command of apt's; a failure is the first thing that apt calls an error.
 fn run_apt(command: &mut Command) -> Result<Printed> {
     run(command).map_err(|failed| {
-        match failed.output.lines().rev().find_map(|line| line.strip_prefix("E: ")) {
+        match failed.output.lines().find_map(|line| line.strip_prefix("E: ")) {
             Some(error) => anyhow!("apt: {error}"),
             None => failed.into(),
         }

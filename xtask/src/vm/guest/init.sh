@@ -23,7 +23,17 @@ check() {
     else
         failed=$((failed + 1))
         say "FAILED $phase: $name: "$said
+        return 1
     fi
+}
+
+finish() {
+    if [ $failed != 0 ]; then
+        echo "log of the daemon:"
+        cat $log
+    fi
+    say "end $checks checks, $failed failed"
+    poweroff -f
 }
 
 # busybox would take its own.
@@ -42,6 +52,7 @@ silent() {
 }
 
 start() {
+    touch $log
     RUST_LOG=info,gateway_user::daemon::hooks=debug breakout365 run >>$log 2>&1 &
     daemon=$!
 }
@@ -52,7 +63,8 @@ take() {
     generation=$((generation + 1))
     cp "/etc/$2" $config
     if [ "$generation" = 1 ]; then start; else kill -HUP "$daemon"; fi
-    check "generation is published" published
+    # Without it nothing below can hold.
+    check "generation is published" published || finish
 }
 
 published() {
@@ -207,7 +219,7 @@ counted source_not_listed
 say "hooks $(sed -n 's/.* published: .* on //p' $log | tail -n 1)"
 verified=$(sed -n 's/.*instructions verified: //p' $log | tail -n 1)
 # Kernels before 5.16 do not say.
-case $verified in *unknown*) ;; *) say "verified $verified" ;; esac
+case $verified in *unknown* | "") ;; *) say "verified $verified" ;; esac
 
 take "generic xdp" generic.toml
 attached lan0 '"generic"' "$tc"
@@ -235,10 +247,4 @@ check "down" breakout365 down
 check "no more by the direct way" not reaches client 40.96.0.1 443
 check "nothing is loaded" refused
 check "the kernel complains of nothing" not complains
-
-if [ $failed != 0 ]; then
-    say "log of the daemon:"
-    cat $log
-fi
-say "end $checks checks, $failed failed"
-poweroff -f
+finish
