@@ -171,8 +171,10 @@ END
     echo 1 >/proc/sys/net/ipv4/ip_forward
 }
 
-# What the firmware said last may have left its line open.
+# From here on the console is the host's. What was said last may have left its line open.
+dmesg -n 1
 echo
+say "begins"
 phase="network"
 check "is set up" silent set_up
 say "kernel $(uname -r)"
