@@ -15,19 +15,11 @@ pub(super) struct Console {
     end: Option<String>,
 }
 
-/// What a line for the host begins with.
-const FOR_THE_HOST: &str = "vm: ";
-
-/// Whether anything of a guest has run.
-pub(super) fn has_begun(text: &str) -> bool {
-    text.lines().any(|line| line.starts_with(FOR_THE_HOST))
-}
-
 impl Console {
     /// Reads all that was said.
     pub(super) fn read(text: &str) -> Self {
         let mut console = Self::default();
-        for line in text.lines().filter_map(|line| line.trim().strip_prefix(FOR_THE_HOST)) {
+        for line in text.lines().filter_map(|line| line.trim().strip_prefix("vm: ")) {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
             let rest = rest.to_owned();
             match word {
@@ -79,8 +71,6 @@ mod tests {
         assert_eq!(console.hooks.as_deref(), Some("lan0 (native xdp + clsact)"));
         assert!(console.passed(), "{console:?}");
         assert_eq!(console.problems(), Vec::<String>::new());
-        assert!(has_begun(GOOD));
-        assert!(!has_begun("Probing EDD (edd=off to disable)... o"));
     }
 
     #[test]

@@ -174,7 +174,6 @@ END
 # From here on the console is the host's. What was said last may have left its line open.
 dmesg -n 1
 echo
-say "begins"
 phase="network"
 check "is set up" silent set_up
 say "kernel $(uname -r)"
