@@ -38,15 +38,17 @@ impl Boot<'_> {
         let log = File::create(self.log)
             .with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut qemu = command("qemu-system-x86_64");
-        // Emulated, also where there is hardware for it: the same everywhere.
-        qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", MEMORY])
+        // Emulated, also where there is hardware for it: the same everywhere. In one thread,
+        // because a kernel that patches its code while another CPU runs it now and then met its
+        // own breakpoint otherwise.
+        qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", MEMORY])
             .args(["-nographic", "-no-reboot", "-nic", "none"])
             .arg("-kernel")
             .arg(self.kernel)
             .arg("-initrd")
             .arg(self.initramfs)
             .arg("-append")
-            .arg(format!("console=ttyS0 loglevel=1 panic=-1 {}", self.parameter))
+            .arg(format!("console=ttyS0 panic=-1 {}", self.parameter))
             .stderr(log.try_clone()?)
             .stdout(log);
         let mut machine = Process::spawn(&mut qemu)?;

@@ -171,7 +171,8 @@ END
     echo 1 >/proc/sys/net/ipv4/ip_forward
 }
 
-# What the firmware said last may have left its line open.
+# From here on the console is the host's. What was said last may have left its line open.
+dmesg -n 1
 echo
 phase="network"
 check "is set up" silent set_up
