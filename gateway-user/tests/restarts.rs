@@ -82,6 +82,24 @@ fn a_reload_to_a_source_without_a_list_takes_effect_with_its_first_one() {
 }
 
 #[test]
+fn a_source_that_is_taken_back_before_its_first_list_is_forgotten() {
+    let site = Site::new();
+    let stage = Stage::new(&site, serving(SECOND, &base()));
+    stage.configure("", LENIENT);
+    let daemon = stage.product.start();
+    let worldwide = fs::read_to_string(stage.product.config()).unwrap();
+    stage.product.configure(&worldwide.replace("Worldwide", "China"));
+    assert_eq!(stage.product.json(&["reload"])["awaited"], true);
+    stage.product.configure(&worldwide);
+    stage.product.json(&["reload"]);
+    stage.service.set(serving(THIRD, &more()));
+    stage.wait_for_version(THIRD);
+    stage.assert_direct(&[ALWAYS, ADDED]);
+    assert!(stage.product.text(&["plan", "show"]).contains("would change nothing"));
+    daemon.terminate();
+}
+
+#[test]
 fn what_a_person_accepted_serves_after_a_restart_and_nothing_more() {
     let site = Site::new();
     let product = Product::new(&site, "auto");

@@ -67,6 +67,7 @@ impl Daemon<'_> {
         };
         let change = self.consider(revision, trigger).await?;
         if matches!(change, Change::Published(_)) {
+            self.wanted = None;
             match watch {
                 Some(watch) => self.watch = watch,
                 None => self.watch.try_again(),
