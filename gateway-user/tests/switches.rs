@@ -164,15 +164,20 @@ fn under_traffic_every_packet_before_off_is_direct_and_every_one_after_it_is_not
         let on = site.marked();
         wait_until("some packets are marked again", || site.marked().direct > on.direct + 20);
         assert_eq!(site.marked().none, on.none, "{hook}");
-        let sent = sender.stop();
-        wait_until("every packet came in", || {
-            let Marked { direct, none, odd } = site.marked();
-            direct + none + odd >= sent
-        });
-        let Marked { direct, none, odd } = site.marked();
-        assert_eq!((direct + none, odd), (sent, 0), "{hook}");
+        assert_every_packet_came(&site, sender, hook);
         daemon.terminate();
     }
+}
+
+/// Stops the sender: what it sent came in, once, whatever its mark.
+fn assert_every_packet_came(site: &Site, sender: Sender, hook: &str) {
+    let sent = sender.stop();
+    wait_until("every packet came in", || {
+        let Marked { direct, none, odd } = site.marked();
+        direct + none + odd >= sent
+    });
+    let Marked { direct, none, odd } = site.marked();
+    assert_eq!((direct + none, odd), (sent, 0), "{hook}");
 }
 
 /// XDP in front decides by itself and is not switched off: tc has the last word.
@@ -243,13 +248,7 @@ fn when_the_daemon_is_killed_traffic_is_inspected_after_the_deadline_until_the_n
         let back = site.marked();
         wait_until("some packets are marked again", || site.marked().direct > back.direct + 100);
         assert_eq!(site.marked().none, back.none, "{hook}");
-        let sent = sender.stop();
-        wait_until("every packet came in", || {
-            let Marked { direct, none, odd } = site.marked();
-            direct + none + odd >= sent
-        });
-        let Marked { direct, none, odd } = site.marked();
-        assert_eq!((direct + none, odd), (sent, 0), "{hook}");
+        assert_every_packet_came(&site, sender, hook);
         daemon.terminate();
     }
 }

@@ -9,13 +9,13 @@ use tracing::{error, info, warn};
 use super::journal::{Entry, Outcome, Trigger};
 use super::packet_log::PacketLog;
 use super::revision::{ConfigText, Revision};
-use super::watch::{FeedWatch, seconds};
+use super::watch::FeedWatch;
 use super::{Daemon, hooks};
 use crate::datapath::bring_up;
 use crate::exit::{Exit, Failure};
 use crate::feed::{FeedIdentity, Snapshot};
 use crate::plan::{self, GatewayNetworks, Plan, Refusal};
-use crate::policy::PolicyError;
+use crate::policy::{PolicyError, Table};
 
 /// The revision before the one that serves.
 pub(super) const BEFORE: &str = "before.json";
@@ -350,26 +350,21 @@ impl Daemon<'_> {
         refusals: &[Refusal],
         problem: Option<&str>,
     ) {
-        let prefixes = |v6| {
-            let table = &revision?.compiled.table;
-            let of_family = table.prefixes().filter(|(net, _)| net.addr().is_ipv6() == v6);
-            u64::try_from(of_family.count()).ok()
-        };
+        let table = revision.map(|revision| &revision.compiled.table);
+        let (prefixes_v4, prefixes_v6) = table.map(Table::count_by_family).unzip();
+        let generation = self.serving.as_ref().map(|serving| serving.generation);
         let entry = Entry {
-            time: seconds(Timestamp::now()),
-            trigger,
-            outcome,
-            generation: self.serving.as_ref().map(|serving| serving.generation),
             feed_before: plan.and_then(|plan| plan.old_feed.clone()),
             feed: revision.map(Revision::feed),
-            table: revision.map(|revision| revision.compiled.table.digest()),
-            prefixes_v4: prefixes(false),
-            prefixes_v6: prefixes(true),
+            table: table.map(Table::digest),
+            prefixes_v4,
+            prefixes_v6,
             summary: plan.map(Plan::summary),
             guards: refusals.iter().map(|refusal| refusal.guard.name().to_owned()).collect(),
             problem: problem
                 .map(str::to_owned)
                 .or_else(|| (!refusals.is_empty()).then(|| held(refusals))),
+            ..Entry::new(Timestamp::now(), trigger, outcome, generation)
         };
         if let Err(error) = self.journal.append(&entry) {
             warn!("{}: the journal lacks a line: {error}", self.settings.state_dir.display());

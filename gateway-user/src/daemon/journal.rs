@@ -71,42 +71,18 @@ pub enum Outcome {
 }
 
 /// As in JSON.
-macro_rules! displayed {
-    ($name:ty, $($variant:ident => $text:literal),+ $(,)?) => {
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(match self { $(Self::$variant => $text),+ })
-            }
-        }
-    };
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
-displayed!(
-    Trigger,
-    Start => "start",
-    Reload => "reload",
-    Feed => "feed",
-    Effective => "effective",
-    Accept => "accept",
-    Reject => "reject",
-    Apply => "apply",
-    Confirm => "confirm",
-    Rollback => "rollback",
-    Unconfirmed => "unconfirmed",
-    Interface => "interface",
-    Stale => "stale",
-    Off => "off",
-    On => "on",
-);
-displayed!(
-    Outcome,
-    Published => "published",
-    Held => "held",
-    Rejected => "rejected",
-    Confirmed => "confirmed",
-    Failed => "failed",
-    Switched => "switched",
-);
+/// As in JSON.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,13 +114,18 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The kill switch was thrown at `time`, over `generation`.
+    /// A change at `time`, after which `generation` serves, and nothing else said of it.
     #[must_use]
-    pub fn switched(time: Timestamp, on: bool, generation: Option<u64>) -> Self {
+    pub fn new(
+        time: Timestamp,
+        trigger: Trigger,
+        outcome: Outcome,
+        generation: Option<u64>,
+    ) -> Self {
         Self {
             time: seconds(time),
-            trigger: if on { Trigger::On } else { Trigger::Off },
-            outcome: Outcome::Switched,
+            trigger,
+            outcome,
             generation,
             feed_before: None,
             feed: None,
@@ -155,6 +136,13 @@ impl Entry {
             guards: Vec::new(),
             problem: None,
         }
+    }
+
+    /// The kill switch was thrown at `time`, over `generation`.
+    #[must_use]
+    pub fn switched(time: Timestamp, on: bool, generation: Option<u64>) -> Self {
+        let trigger = if on { Trigger::On } else { Trigger::Off };
+        Self::new(time, trigger, Outcome::Switched, generation)
     }
 }
 
@@ -236,18 +224,8 @@ mod tests {
 
     fn entry(number: u64) -> Entry {
         Entry {
-            time: "2026-07-31T00:00:00Z".to_owned(),
-            trigger: Trigger::Feed,
-            outcome: Outcome::Published,
-            generation: Some(number),
-            feed_before: None,
-            feed: None,
-            table: None,
-            prefixes_v4: None,
-            prefixes_v6: None,
-            summary: None,
             guards: vec!["table_growth".to_owned()],
-            problem: None,
+            ..Entry::new(Timestamp::UNIX_EPOCH, Trigger::Feed, Outcome::Published, Some(number))
         }
     }
 

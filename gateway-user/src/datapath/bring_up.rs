@@ -106,10 +106,7 @@ fn under(
     let mut generation = Generation::load_under(&path, table, setting)?;
     announce(before, &Step::SelfTest)?;
     let report = self_test(&mut generation, table)?;
-    let count = |v6| {
-        let prefixes = table.prefixes().filter(|(prefix, _)| prefix.addr().is_ipv6() == v6);
-        u64::try_from(prefixes.count()).unwrap_or(u64::MAX)
-    };
+    let (prefixes_v4, prefixes_v6) = table.count_by_family();
     let manifest = Manifest {
         generation: lock.next_generation()?,
         breakout365: env!("CARGO_PKG_VERSION").to_owned(),
@@ -119,8 +116,8 @@ fn under(
         mark_value: blueprint.mark.value,
         mark_mask: blueprint.mark.mask,
         mode: blueprint.mode,
-        prefixes_v4: count(false),
-        prefixes_v6: count(true),
+        prefixes_v4,
+        prefixes_v6,
         sets: blueprint.sets.clone(),
         own: blueprint.own.clone(),
         groups: table.groups().to_vec(),

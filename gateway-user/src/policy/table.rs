@@ -130,6 +130,14 @@ impl Table {
         self.prefixes.iter().map(|(prefix, port_set)| (*prefix, *port_set))
     }
 
+    /// How many prefixes there are of IPv4 and of IPv6.
+    #[must_use]
+    pub fn count_by_family(&self) -> (u64, u64) {
+        let v4 = self.prefixes.keys().filter(|prefix| prefix.addr().is_ipv4()).count();
+        let count = |prefixes: usize| u64::try_from(prefixes).unwrap_or(u64::MAX);
+        (count(v4), count(self.prefixes.len().saturating_sub(v4)))
+    }
+
     /// Port sets by id.
     #[must_use]
     pub fn port_sets(&self) -> &[PortSet] {
