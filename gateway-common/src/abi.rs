@@ -180,6 +180,7 @@ impl HookBucket {
     /// The first counter of interface `ifindex`, if this is its bucket, else that of all others.
     #[inline(always)]
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "each half has 32 bits")]
     pub const fn first_counter(self, ifindex: u32) -> u32 {
         if (self.0 >> 32) as u32 == ifindex { self.0 as u32 } else { 0 }
     }

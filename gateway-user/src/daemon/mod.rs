@@ -94,7 +94,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     let mut daemon = Daemon {
         watch: FeedWatch::new(&config.config, &store)?,
         journal: Journal::new(&settings.state_dir),
-        tally: Tally::default(),
+        tally: Box::default(),
         plans_held: BTreeMap::new(),
         started: Timestamp::now(),
         settings,
@@ -184,7 +184,7 @@ struct Daemon<'a> {
     lock: Lock,
     store: Store,
     journal: Journal,
-    tally: Tally,
+    tally: Box<Tally>,
     /// Plans that guards held, by guard.
     plans_held: BTreeMap<String, u64>,
     watch: FeedWatch,

@@ -200,10 +200,10 @@ impl DatapathError {
     /// Whether programs and oracle disagreed.
     #[must_use]
     pub fn is_of_self_test(&self) -> bool {
-        match self {
-            Self::Rollback { failure, .. } => failure.is_of_self_test(),
-            other => matches!(other, Self::SelfTest { .. }),
+        if let Self::Rollback { failure, .. } = self {
+            return failure.is_of_self_test();
         }
+        matches!(self, Self::SelfTest { .. })
     }
 
     /// The exit code of a command that ends with this error.

@@ -1,10 +1,11 @@
 //! The exporter: a process of its own, without privileges, that asks the daemon at each scrape.
 //!
 //! It keeps nothing: what the daemon does not tell is not there, so no number is older than the
-//! scrape. [`SERIES`] is what there is to see, `text` writes it down, `access` says who may look, and
-//! `server` answers.
+//! scrape. [`SERIES`] is what there is to see, `text` writes it down, `reference` explains it, `access`
+//! says who may look, and `server` answers.
 
 mod access;
+mod reference;
 mod series;
 mod server;
 mod text;
@@ -18,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use self::access::Access;
+pub use self::reference::reference;
 pub use self::series::{Kind, SERIES, Sample, Series, Source, Value};
 use self::server::Server;
 pub use self::text::{Format, render};

@@ -91,19 +91,20 @@ pub fn render(format: Format, scrapes: &Scrapes, state: Option<&Observation>) ->
 }
 
 fn head(text: &mut String, format: Format, series: &Series) {
+    // Writing to a string does not fail, here and below.
     let name = match (format, series.kind) {
         (Format::OpenMetrics, Kind::Counter) => series.family(),
         (Format::OpenMetrics | Format::Prometheus, _) => series.name,
     };
-    text.push_str(&format!("# TYPE {name} {}\n", series.kind.name()));
+    let _ = writeln!(text, "# TYPE {name} {}", series.kind.name());
     if let (Format::OpenMetrics, Some(unit)) = (format, series.unit()) {
-        text.push_str(&format!("# UNIT {name} {unit}\n"));
+        let _ = writeln!(text, "# UNIT {name} {unit}");
     }
     let help = match format {
         Format::Prometheus => series.help.replace('\\', "\\\\"),
         Format::OpenMetrics => escaped(series.help),
     };
-    text.push_str(&format!("# HELP {name} {help}\n"));
+    let _ = writeln!(text, "# HELP {name} {help}");
 }
 
 fn line(text: &mut String, series: &Series, sample: &Sample) {
@@ -111,13 +112,12 @@ fn line(text: &mut String, series: &Series, sample: &Sample) {
     let mut before = '{';
     for (name, value) in series.labels.iter().zip(&sample.labels) {
         text.push(before);
-        text.push_str(&format!("{name}=\"{}\"", escaped(value)));
+        let _ = write!(text, "{name}=\"{}\"", escaped(value));
         before = ',';
     }
     if before == ',' {
         text.push('}');
     }
-    // Writing to a string does not fail.
     let _ = match sample.value {
         Value::Whole(value) => writeln!(text, " {value}"),
         Value::Seconds(value) => writeln!(text, " {value}"),
