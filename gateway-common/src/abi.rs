@@ -150,6 +150,42 @@ pub const COUNTER_METADATA_ACCEPTED: u32 = 19;
 /// Index of provenance group 0; the groups are the last counters of a hook.
 pub const COUNTER_FIRST_GROUP: u32 = 20;
 
+/// How many buckets the hooks' interfaces are spread over.
+pub const HOOK_BUCKETS: usize = 1 << HOOK_BITS;
+const HOOK_BITS: u32 = 10;
+
+/// Where the counters of an interface begin: its index above, its first counter below, 32 bits
+/// each. Zero is no interface: indexes begin with 1.
+///
+/// Counters of interfaces that have no bucket of their own are the first ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct HookBucket(pub u64);
+
+impl HookBucket {
+    /// The bucket of interface `ifindex`, whose counters begin at `first_counter`.
+    #[must_use]
+    pub const fn new(ifindex: u32, first_counter: u32) -> Self {
+        Self((ifindex as u64) << 32 | first_counter as u64)
+    }
+
+    /// Which bucket interface `ifindex` would be in, below [`HOOK_BUCKETS`]. The loader chooses
+    /// `multiplier` so that no two hooks share one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(ifindex: u32, multiplier: u32) -> usize {
+        (ifindex.wrapping_mul(multiplier) >> (u32::BITS - HOOK_BITS)) as usize
+    }
+
+    /// The first counter of interface `ifindex`, if this is its bucket, else that of all others.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "each half has 32 bits")]
+    pub const fn first_counter(self, ifindex: u32) -> u32 {
+        if (self.0 >> 32) as u32 == ifindex { self.0 as u32 } else { 0 }
+    }
+}
+
 impl Decision {
     /// The counter of this decision: below [`COUNTER_METADATA_UNSUPPORTED`] a [`Reason`], from
     /// [`COUNTER_FIRST_GROUP`] on a provenance group. A Direct packet is counted once, under its
@@ -200,6 +236,7 @@ const _: () = {
     assert!(size_of::<PortSet>() == 256);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Metadata>() == 8);
+    assert!(size_of::<HookBucket>() == 8);
     assert!(Reason::ALL.len() == COUNTER_METADATA_UNSUPPORTED as usize);
 };
 
@@ -218,6 +255,18 @@ mod tests {
                 Step::Block(id) => Slot::block(id),
             };
             assert_eq!(again, Some(slot));
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_of_its_own_interface_only() {
+        let bucket = HookBucket::new(7, 40);
+        assert_eq!(bucket.first_counter(7), 40);
+        for other in [0, 1, 8, u32::MAX] {
+            assert_eq!(bucket.first_counter(other), 0);
+        }
+        for ifindex in [0, 1, u32::MAX] {
+            assert!(HookBucket::number(ifindex, 0x9e37_79b1) < HOOK_BUCKETS);
         }
     }
 

@@ -50,7 +50,7 @@ fn b365_tc_xdp(ctx: TcContext) -> i32 {
             None => (COUNTER_METADATA_ACCEPTED, Verdict::Direct),
             Some(reason) => (reason as u32, Verdict::Inspect),
         };
-        Counters::TcBehindXdp.add(counter, packet.length());
+        Counters::TcBehindXdp.add(counter, &packet);
         return mark(&ctx, verdict);
     }
     mark(&ctx, classify_and_count(&packet, Counters::TcBehindXdp))
@@ -73,7 +73,7 @@ fn b365_explain(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn classify_and_count<P: Frame>(packet: &P, counters: Counters) -> Verdict {
     let counter = classify(packet);
-    counters.add(counter, packet.length());
+    counters.add(counter, packet);
     log_decision(packet, counter);
     abi::verdict_of(counter)
 }
@@ -96,7 +96,7 @@ fn propose<P: Frame>(ctx: &XdpContext, packet: &P) -> u32 {
     match classify_and_count(packet, Counters::Xdp) {
         Verdict::Direct => {
             if !context::write_metadata(ctx) {
-                Counters::Xdp.add(COUNTER_METADATA_UNSUPPORTED, packet.length());
+                Counters::Xdp.add(COUNTER_METADATA_UNSUPPORTED, packet);
             }
         }
         Verdict::Inspect => {}

@@ -7,7 +7,9 @@ use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
     macros::btf_map,
 };
-use gateway_common::abi::{BLOCK_ENTRIES, Counter, INDEX_ENTRIES, PortSet, Slot};
+use gateway_common::abi::{
+    BLOCK_ENTRIES, Counter, HOOK_BUCKETS, HookBucket, INDEX_ENTRIES, PortSet, Slot,
+};
 use gateway_common::{Reason, Tables, Word, control};
 
 use crate::context::Frame;
@@ -27,6 +29,13 @@ static SCOPED: Global<u32> = Global::new(0);
 static INDEX_V4: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
 #[unsafe(no_mangle)]
 static INDEX_V6: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
+
+/// Where the counters of each hook are: see [`HookBucket`]. All zero is no hook of its own.
+#[unsafe(no_mangle)]
+static HOOKS: [Global<u64>; HOOK_BUCKETS] = [const { Global::new(0) }; HOOK_BUCKETS];
+/// Spreads the hooks' interfaces over [`HOOKS`] without a collision.
+#[unsafe(no_mangle)]
+static HOOK_MULTIPLIER: Global<u32> = Global::new(0);
 
 // Sized to the table at load time.
 
@@ -188,10 +197,14 @@ pub(crate) enum Counters {
 }
 
 impl Counters {
-    /// Adds one packet of `length` bytes to counter `index`. An index without a counter counts
-    /// nothing.
+    /// Adds one packet to counter `index` of the hook it came in by. An index without a counter
+    /// counts nothing.
     #[inline(always)]
-    pub(crate) fn add(self, index: u32, length: u32) {
+    pub(crate) fn add<P: Frame>(self, index: u32, packet: &P) {
+        let (ingress, length) = (packet.ingress(), packet.length());
+        let bucket = HookBucket::number(ingress, HOOK_MULTIPLIER.load());
+        let first = HookBucket(HOOKS[bucket].load()).first_counter(ingress);
+        let index = first.wrapping_add(index);
         let counter = match self {
             Self::Xdp => COUNT_XDP.get_ptr_mut(index),
             Self::TcBehindXdp => COUNT_TC_XDP.get_ptr_mut(index),

@@ -6,7 +6,7 @@
 //! table into a generation in the kernel and publishes it; [`egress`] is the way out for what that
 //! marks; [`daemon`] keeps both going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
 //! they tell the shell. Beside that way, [`replay`] classifies captures by a table, and [`export`]
-//! writes one down for other programs. But for fetching, everything up to `plan` is pure, and so is
+//! writes one down for other programs; [`exporter`] tells Prometheus what the daemon observes. But for fetching, everything up to `plan` is pure, and so is
 //! `export`.
 
 #![deny(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod datapath;
 pub mod egress;
 pub mod exit;
 pub mod export;
+pub mod exporter;
 pub mod feed;
 pub mod observe;
 pub mod plan;

@@ -4,6 +4,7 @@ mod control;
 mod down;
 mod explain;
 mod export;
+mod exporter;
 mod feed;
 mod input;
 mod output;
@@ -73,6 +74,8 @@ pub enum Verb {
     Rollback(control::RollbackArgs),
     /// What goes direct, for the programs that stand beside a gateway.
     Export(export::ExportArgs),
+    /// The daemon's state for Prometheus.
+    Exporter(exporter::ExporterArgs),
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
     /// Inspect everything from the next packet on, until `on`.
@@ -116,6 +119,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Confirm(args) => args.run(&cli.run_dir),
         Verb::Rollback(args) => args.run(&cli.run_dir),
         Verb::Export(args) => export::run(args, &cli.state_dir),
+        Verb::Exporter(args) => exporter::run(args, &cli.run_dir),
         Verb::Replay(args) => replay::run(args, &cli.state_dir),
         Verb::Off(args) => switch::run(args, false, &pins, &cli.state_dir),
         Verb::On(args) => switch::run(args, true, &pins, &cli.state_dir),

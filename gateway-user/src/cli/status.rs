@@ -1,21 +1,19 @@
 //! `status`: what is loaded, where it is attached, and what it has decided.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::Args;
 use gateway_common::Reason;
-use gateway_common::abi::Counter;
 use serde::Serialize;
 
 use super::output;
 use crate::config::Mode;
-use crate::datapath::{
-    Attached, Control, Counts, DatapathError, FeedIdentity, Loaded, Manifest, Pins, Scope, attached,
-};
+use crate::datapath::{Control, DatapathError, Pins, Scope};
 use crate::exit::Failure;
-use crate::observe::{self, EgressState, Observation, Switches};
-use crate::policy::SetId;
+use crate::observe::{
+    self, Count, EgressState, LoadedState, Observation, OwnTraffic, ReasonTraffic, SetTraffic,
+    Switches, Traffic,
+};
 
 /// Show the published generation, its hooks and its counters
 #[derive(Debug, Args)]
@@ -28,75 +26,26 @@ pub struct StatusArgs {
 /// What `status --json` prints.
 #[derive(Debug, Serialize)]
 struct Status {
-    generation: u64,
-    breakout365: String,
-    loaded_at: u64,
+    #[serde(flatten)]
+    loaded: LoadedState,
     /// The kill switch and the dead man's switch, as they are; `None` where there are none, so that
     /// nothing goes direct by a generation that looks for them.
     switches: Option<Switches>,
     /// Whether a daemon holds the pins.
     daemon_running: bool,
-    /// What the daemon says of itself; `None` where none answers.
+    /// All that the daemon says of itself; `None` where none answers.
     daemon: Option<Observation>,
-    feed: FeedIdentity,
-    mark: MarkBits,
-    /// `mark`, or `shadow`: nothing is marked.
-    mode: Mode,
-    prefixes: Prefixes,
-    sources: Scope,
-    hooks: Vec<Attached>,
     verdicts: Verdicts,
-    reasons: Vec<ReasonCount>,
-    sets: Vec<SetCount>,
-    own: Vec<OwnCount>,
+    reasons: Vec<ReasonTraffic>,
+    sets: Vec<SetTraffic>,
+    own: Vec<OwnTraffic>,
     metadata: MetadataCounts,
-}
-
-#[derive(Debug, Serialize)]
-struct MarkBits {
-    value: u32,
-    mask: u32,
-}
-
-#[derive(Debug, Serialize)]
-struct Prefixes {
-    ipv4: u64,
-    ipv6: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Count {
-    packets: u64,
-    bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
 struct Verdicts {
     direct: Count,
     inspect: Count,
-}
-
-#[derive(Debug, Serialize)]
-struct ReasonCount {
-    reason: &'static str,
-    #[serde(flatten)]
-    count: Count,
-}
-
-#[derive(Debug, Serialize)]
-struct SetCount {
-    id: SetId,
-    service_area: String,
-    category: String,
-    #[serde(flatten)]
-    count: Count,
-}
-
-#[derive(Debug, Serialize)]
-struct OwnCount {
-    name: String,
-    #[serde(flatten)]
-    count: Count,
 }
 
 /// What became of XDP's proposals.
@@ -106,19 +55,6 @@ struct MetadataCounts {
     accepted: Count,
     /// Not written: the driver has no XDP metadata. tc classified these packets itself.
     unsupported: Count,
-}
-
-impl From<Counter> for Count {
-    fn from(counter: Counter) -> Self {
-        Self { packets: counter.packets, bytes: counter.bytes }
-    }
-}
-
-impl Count {
-    fn add(&mut self, other: Self) {
-        self.packets = self.packets.wrapping_add(other.packets);
-        self.bytes = self.bytes.wrapping_add(other.bytes);
-    }
 }
 
 /// Runs the verb.
@@ -132,9 +68,13 @@ pub(super) fn run(args: &StatusArgs, pins: &Pins, run_dir: &Path) -> Result<(), 
         Ok(daemon) => (daemon, None),
         Err(failure) => (None, Some(failure)),
     };
-    let daemon = match (Loaded::open(pins), daemon) {
-        (Ok(loaded), daemon) => {
-            let status = status(pins, loaded.manifest(), &loaded.counts()?, daemon)?;
+    let told = daemon.as_ref().and_then(|daemon| {
+        let loaded = daemon.loaded.clone()?;
+        Some(Seen { loaded, traffic: daemon.traffic.clone(), switches: daemon.switches.clone() })
+    });
+    let daemon = match (told.map_or_else(|| Seen::of_pins(pins), Ok), daemon) {
+        (Ok(seen), daemon) => {
+            let status = status(pins, seen, daemon);
             return if args.json {
                 output::json(&status)
             } else {
@@ -161,97 +101,80 @@ struct Waiting {
     daemon: Observation,
 }
 
-fn status(
-    pins: &Pins,
-    manifest: &Manifest,
-    counts: &Counts,
-    daemon: Option<Observation>,
-) -> Result<Status, Failure> {
-    let decided = counts.decided();
-    let reasons: Vec<ReasonCount> = Reason::ALL
-        .into_iter()
-        .map(|reason| ReasonCount { reason: reason.name(), count: decided.reason(reason).into() })
-        .collect();
-    let mut inspect = Count::default();
-    for reason in Reason::ALL.into_iter().filter(|reason| *reason != Reason::Matched) {
-        inspect.add(decided.reason(reason).into());
-    }
-    // A packet of a group counts for each endpoint set of that group.
-    let mut by_set: BTreeMap<SetId, Count> = BTreeMap::new();
-    for (group, counter) in manifest.groups.iter().zip(decided.groups()) {
-        for set in group {
-            by_set.entry(*set).or_default().add((*counter).into());
-        }
-    }
-    let sets = manifest
-        .sets
-        .iter()
-        .map(|set| SetCount {
-            id: set.id,
-            service_area: set.service_area.clone(),
-            category: set.category.clone(),
-            count: by_set.get(&set.id).copied().unwrap_or_default(),
-        })
-        .collect();
-    let own = manifest
-        .own
-        .iter()
-        .map(|own| OwnCount {
-            name: own.name.clone(),
-            count: by_set.get(&own.id).copied().unwrap_or_default(),
-        })
-        .collect();
-    Ok(Status {
-        generation: manifest.generation,
-        breakout365: manifest.breakout365.clone(),
-        loaded_at: manifest.loaded_at,
-        switches: match Control::open(pins)? {
+/// What is loaded and what it has decided: as the daemon tells, with all that was decided while it
+/// ran, or else as the pins have it, since the generation was loaded.
+struct Seen {
+    loaded: LoadedState,
+    traffic: Traffic,
+    switches: Option<Switches>,
+}
+
+impl Seen {
+    fn of_pins(pins: &Pins) -> Result<Self, DatapathError> {
+        let (loaded, traffic) = LoadedState::of_pins(pins)?;
+        let switches = match Control::open(pins)? {
             Some(control) => Some(control.standing()?.into()),
             None => None,
-        },
-        daemon_running: pins.is_locked(),
+        };
+        Ok(Self { loaded, traffic, switches })
+    }
+}
+
+fn status(pins: &Pins, seen: Seen, daemon: Option<Observation>) -> Status {
+    let Seen { loaded, traffic, switches } = seen;
+    let reasons: Vec<ReasonTraffic> = Reason::ALL
+        .into_iter()
+        .map(|reason| ReasonTraffic {
+            reason: reason.name().to_owned(),
+            count: traffic.reason(reason),
+        })
+        .collect();
+    let inspected = Reason::ALL.into_iter().filter(|reason| *reason != Reason::Matched);
+    let inspect = inspected.map(|reason| traffic.reason(reason));
+    Status {
+        loaded,
+        switches,
+        daemon_running: daemon.is_some() || pins.is_locked(),
         daemon,
-        feed: manifest.feed.clone(),
-        mark: MarkBits { value: manifest.mark_value, mask: manifest.mark_mask },
-        mode: manifest.mode,
-        prefixes: Prefixes { ipv4: manifest.prefixes_v4, ipv6: manifest.prefixes_v6 },
-        sources: manifest.sources.clone(),
-        hooks: attached(pins)?,
-        verdicts: Verdicts { direct: decided.reason(Reason::Matched).into(), inspect },
-        reasons,
-        sets,
-        own,
-        metadata: MetadataCounts {
-            accepted: counts.tc_behind_xdp.metadata_accepted().into(),
-            unsupported: counts.xdp.metadata_unsupported().into(),
+        verdicts: Verdicts {
+            direct: traffic.reason(Reason::Matched),
+            inspect: inspect.fold(Count::default(), Count::plus),
         },
-    })
+        reasons,
+        metadata: MetadataCounts {
+            accepted: traffic.metadata_accepted,
+            unsupported: traffic.metadata_unsupported(),
+        },
+        sets: traffic.sets,
+        own: traffic.own,
+    }
 }
 
 fn text(status: &Status) -> String {
     let mut lines: Vec<String> = status.switches.iter().filter_map(switched_off).collect();
+    let loaded = &status.loaded;
     lines.extend([
         format!(
             "generation {}, feed {} {}, {} IPv4 and {} IPv6 prefixes, mark {:#x}/{:#x}",
-            status.generation,
-            status.feed.instance.as_deref().unwrap_or("(file)"),
-            status.feed.version.as_deref().unwrap_or("without version"),
-            status.prefixes.ipv4,
-            status.prefixes.ipv6,
-            status.mark.value,
-            status.mark.mask,
+            loaded.generation,
+            loaded.feed.instance.as_deref().unwrap_or("(file)"),
+            loaded.feed.version.as_deref().unwrap_or("without version"),
+            loaded.prefixes.ipv4,
+            loaded.prefixes.ipv6,
+            loaded.mark.value,
+            loaded.mark.mask,
         ),
         format!("daemon  {}", if status.daemon_running { "running" } else { "not running" }),
     ]);
     lines.extend(status.daemon.iter().flat_map(daemon_lines));
-    if status.mode == Mode::Shadow {
+    if loaded.mode == Mode::Shadow {
         lines.push("mode    shadow: direct packets are counted, none is marked".to_owned());
     }
-    if status.sources != Scope::default() {
-        lines.push(format!("sources {}", status.sources));
+    if loaded.sources != Scope::default() {
+        lines.push(format!("sources {}", loaded.sources));
     }
-    lines.extend(status.hooks.iter().map(|hook| format!("hook    {hook}")));
-    if status.hooks.is_empty() {
+    lines.extend(loaded.hooks.iter().map(|hook| format!("hook    {hook}")));
+    if loaded.hooks.is_empty() {
         lines.push("hook    none: no interface is attached, everything is inspected".to_owned());
     }
     lines.push(String::new());
@@ -262,10 +185,10 @@ fn text(status: &Status) -> String {
     }
     lines.push(verdicts.to_string());
     let mut reasons = output::table(&["reason", "packets", "bytes"]);
-    for ReasonCount { reason, count } in
+    for ReasonTraffic { reason, count } in
         status.reasons.iter().filter(|reason| reason.count.packets > 0)
     {
-        reasons.add_row([(*reason).to_owned(), count.packets.to_string(), count.bytes.to_string()]);
+        reasons.add_row([reason.clone(), count.packets.to_string(), count.bytes.to_string()]);
     }
     if reasons.row_count() > 0 {
         lines.push(reasons.to_string());
@@ -282,7 +205,7 @@ fn text(status: &Status) -> String {
     }
     lines.push(sets.to_string());
     let mut own = output::table(&["include", "packets", "bytes"]);
-    for OwnCount { name, count } in &status.own {
+    for OwnTraffic { name, count } in &status.own {
         own.add_row([name.clone(), count.packets.to_string(), count.bytes.to_string()]);
     }
     if own.row_count() > 0 {

@@ -2,6 +2,7 @@
 //! a generation that serves, or to the reason why the one before goes on.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use tracing::{error, info, warn};
@@ -11,7 +12,7 @@ use super::packet_log::PacketLog;
 use super::revision::{ConfigText, Revision};
 use super::watch::FeedWatch;
 use super::{Daemon, hooks};
-use crate::datapath::bring_up;
+use crate::datapath::{Blueprint, HookRequest, Published, Step, bring_up};
 use crate::exit::{Exit, Failure};
 use crate::feed::{FeedIdentity, Snapshot};
 use crate::plan::{self, GatewayNetworks, Plan, Refusal};
@@ -56,7 +57,7 @@ impl Daemon<'_> {
         let Wish { watch, revision } = self.wish(&config)?;
         let Some(revision) = revision else {
             if let Some(watch) = watch {
-                self.watch = watch;
+                self.watch = watch.takes_over(&self.watch);
             }
             warn!(
                 "no feed of {} is at hand: what served before goes on until it is",
@@ -69,7 +70,7 @@ impl Daemon<'_> {
         if matches!(change, Change::Published(_)) {
             self.wanted = None;
             match watch {
-                Some(watch) => self.watch = watch,
+                Some(watch) => self.watch = watch.takes_over(&self.watch),
                 None => self.watch.try_again(),
             }
         }
@@ -209,9 +210,7 @@ impl Daemon<'_> {
         let blueprint = revision.blueprint(inspecting);
         let way_before = self.egress.wanted().cloned();
         let published = match self.make_way_out(&revision.config).await {
-            Ok(()) => {
-                bring_up(&self.lock, &blueprint, &hooks, &mut |_| Ok(())).map_err(Failure::from)
-            }
+            Ok(()) => self.bring_up(&blueprint, &hooks),
             Err(failure) => Err(failure),
         };
         let published = match published {
@@ -246,6 +245,28 @@ impl Daemon<'_> {
             self.drop_pending("what it started from has changed");
         }
         Ok(generation)
+    }
+
+    /// Loads, tests and publishes, and counts on with the counters of what serves then.
+    fn bring_up(
+        &mut self,
+        blueprint: &Blueprint,
+        hooks: &[HookRequest],
+    ) -> Result<Published, Failure> {
+        let start = Instant::now();
+        let number = self.lock.next_generation()?;
+        let (tally, lock) = (&mut self.tally, &self.lock);
+        let published = bring_up(lock, blueprint, hooks, &mut |step| {
+            if matches!(step, Step::Tc(_) | Step::Xdp(_)) {
+                tally.comes(lock, number);
+            }
+            Ok(())
+        });
+        match &published {
+            Ok(published) => tally.serves(lock, published.manifest.generation, start.elapsed()),
+            Err(error) => tally.failed(error),
+        }
+        Ok(published?)
     }
 
     /// The plan that waits, if any, does so no longer.
@@ -287,7 +308,7 @@ impl Daemon<'_> {
         let Some(serving) = &self.serving else { return };
         if self.watch.differs_from(&serving.revision.config) {
             match FeedWatch::new(&serving.revision.config, &self.store) {
-                Ok(watch) => self.watch = watch,
+                Ok(watch) => self.watch = watch.takes_over(&self.watch),
                 Err(failure) => error!("the feed is not watched: {failure}"),
             }
         }

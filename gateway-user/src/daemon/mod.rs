@@ -4,7 +4,8 @@
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
 //! what becomes one, `way_out` makes the way for what it marks, `pending` and `trial` are what waits
 //! for a person, `watch` asks the feed's source, `heartbeat` is the sign of life that packets go direct
-//! by, `control` and `observer` are the two sockets, `journal` is what is left to read.
+//! by, `tally` adds counters up, `control` and
+//! `observer` are the two sockets, `journal` is what is left to read.
 
 mod change;
 pub mod control;
@@ -19,10 +20,12 @@ mod reply;
 mod revision;
 mod socket;
 mod start;
+mod tally;
 mod trial;
 mod watch;
 mod way_out;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +45,7 @@ pub use self::reply::PlanReport;
 use self::revision::{ConfigText, Revision};
 use self::start::Left;
 pub use self::start::feed_at_hand;
+use self::tally::Tally;
 use self::trial::Trial;
 use self::watch::FeedWatch;
 use crate::config::OnStop;
@@ -86,10 +90,12 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         Store::open(&settings.state_dir).map_err(|error| Failure::new(Exit::System, error))?;
     let mut control = Control::listen(&settings.run_dir)?;
     let mut links = links::Links::listen()?;
+    let mut observer = Observer::listen(&settings.run_dir)?;
     let mut daemon = Daemon {
         watch: FeedWatch::new(&config.config, &store)?,
         journal: Journal::new(&settings.state_dir),
-        observer: Observer::listen(&settings.run_dir)?,
+        tally: Box::default(),
+        plans_held: BTreeMap::new(),
         started: Timestamp::now(),
         settings,
         lock,
@@ -107,11 +113,11 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         failed: None,
         log: None,
     };
+    daemon.tally.take_over(&daemon.lock);
     daemon.start(config, left).await?;
     daemon.remember();
     // What came before the restart and was held.
     daemon.take_feed(Trigger::Start).await;
-    daemon.tell();
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -120,6 +126,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         let heartbeat = daemon.heartbeat.next();
         let trial_ends = daemon.trial.as_ref().map(|trial| trial.until);
         tokio::select! {
+            asked = observer.asked() => daemon.tell(asked),
             _ = signals.hangup.recv() => daemon.hangup().await,
             call = control.call() => daemon.answer(call).await,
             () = links.changed() => {
@@ -140,7 +147,6 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
         }
-        daemon.tell();
     }
     daemon.stop().await
 }
@@ -178,7 +184,9 @@ struct Daemon<'a> {
     lock: Lock,
     store: Store,
     journal: Journal,
-    observer: Observer,
+    tally: Box<Tally>,
+    /// Plans that guards held, by guard.
+    plans_held: BTreeMap<String, u64>,
     watch: FeedWatch,
     started: Timestamp,
     /// The configuration that waits for a first feed of its source.

@@ -37,6 +37,10 @@ impl Daemon<'_> {
             held(&refusals)
         );
         self.record(trigger, Outcome::Held, Some(&revision), Some(&plan), &refusals, None);
+        for refusal in &refusals {
+            let held = self.plans_held.entry(refusal.guard.name().to_owned()).or_default();
+            *held = held.saturating_add(1);
+        }
         self.pending =
             Some(Pending { id, summary, revision, plan, refusals, since: Timestamp::now() });
     }

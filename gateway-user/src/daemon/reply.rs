@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{error, warn};
@@ -16,7 +17,7 @@ use super::watch::seconds;
 use crate::datapath::{Loaded, Manifest};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, FetchError, SetId, Snapshot};
-use crate::observe::{self, Observation, PendingState};
+use crate::observe::{self, LoadedState, Observation, PendingState, TableState, Traffic};
 use crate::plan::{Plan, Refusal, Touched, touched};
 
 /// What `plan show` is told.
@@ -239,15 +240,20 @@ impl Daemon<'_> {
         self.take_feed(Trigger::Feed).await;
     }
 
-    /// Tells everyone who looks.
-    pub(super) fn tell(&self) {
+    /// Everything there is to see.
+    pub(super) fn observation(&self, traffic: Traffic, loaded: Option<LoadedState>) -> Observation {
         let inspecting = self.serving.as_ref().is_some_and(|serving| serving.inspecting);
-        self.observer.tell(&Observation {
+        let standing = self.heartbeat.standing();
+        let left = standing.as_ref().and_then(|standing| standing.deadline);
+        let until = left
+            .and_then(|left| Timestamp::now().checked_add(Duration::from_secs(left)).ok())
+            .map(seconds);
+        Observation {
             version: observe::VERSION,
             pid: std::process::id(),
             started: seconds(self.started),
             generation: self.serving.as_ref().map(|serving| serving.generation),
-            switches: self.heartbeat.standing().map(Into::into),
+            switches: standing.map(Into::into),
             feed: self.watch.state(self.snapshot(), inspecting),
             pending: self.pending.as_ref().map(|pending| PendingState {
                 id: pending.id.clone(),
@@ -259,7 +265,17 @@ impl Daemon<'_> {
             confirm_until: self.trial.as_ref().map(|trial| seconds(trial.until_time)),
             problem: self.problem.clone(),
             egress: self.egress.state(),
-        });
+            breakout365: env!("CARGO_PKG_VERSION").to_owned(),
+            loaded,
+            traffic,
+            table: self
+                .serving
+                .as_ref()
+                .map(|serving| TableState::of(&serving.revision.compiled.table)),
+            publications: self.tally.publications.clone(),
+            plans_held: self.plans_held.clone(),
+            deadline: until,
+        }
     }
 }
 

@@ -138,6 +138,15 @@ impl FeedWatch {
         Ok(watch)
     }
 
+    /// Takes over from the watch before, and counts on where that has come to.
+    pub(super) fn takes_over(mut self, before: &Self) -> Self {
+        for (outcome, count) in &before.checks {
+            let sum = self.checks.entry(outcome.clone()).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+        self
+    }
+
     /// Whether `config` watches another source, or in another way.
     pub(super) fn differs_from(&self, config: &Config) -> bool {
         self.source != config.feed || self.options != config.feed_options

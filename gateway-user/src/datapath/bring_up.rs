@@ -102,7 +102,12 @@ fn under(
         prefixes: table.sources().prefixes.clone(),
         interfaces: listed.iter().map(|name| (name.clone(), indexes.get(name).copied())).collect(),
     };
-    let setting = Setting { mark: blueprint.mark, mode: blueprint.mode, ingress: indexes };
+    let setting = Setting {
+        mark: blueprint.mark,
+        mode: blueprint.mode,
+        ingress: indexes,
+        hooks: hooks.iter().map(|hook| hook.interface.index).collect(),
+    };
     let mut generation = Generation::load_under(&path, table, setting)?;
     announce(before, &Step::SelfTest)?;
     let report = self_test(&mut generation, table)?;
@@ -122,6 +127,7 @@ fn under(
         own: blueprint.own.clone(),
         groups: table.groups().to_vec(),
         sources,
+        interfaces: hooks.iter().map(|hook| hook.interface.name.clone()).collect(),
     };
     let attached = publish(lock, &mut generation, &manifest, hooks, before)?;
     Ok(Published { manifest, attached, self_test: report, generation })

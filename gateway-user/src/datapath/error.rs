@@ -197,6 +197,15 @@ pub enum DatapathError {
 }
 
 impl DatapathError {
+    /// Whether programs and oracle disagreed.
+    #[must_use]
+    pub fn is_of_self_test(&self) -> bool {
+        if let Self::Rollback { failure, .. } = self {
+            return failure.is_of_self_test();
+        }
+        matches!(self, Self::SelfTest { .. })
+    }
+
     /// The exit code of a command that ends with this error.
     #[must_use]
     pub fn exit(&self) -> Exit {

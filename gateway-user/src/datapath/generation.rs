@@ -15,6 +15,7 @@ use gateway_common::control;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, setrlimit};
 
+use super::hook_spread::HookSpread;
 use super::{DatapathError, Manifest, fill};
 use crate::config::{Mark, Mode};
 use crate::policy::Table;
@@ -78,6 +79,8 @@ pub struct Setting {
     pub mode: Mode,
     /// Indexes of the interfaces that the table's sources list, as far as they exist.
     pub ingress: BTreeMap<String, u32>,
+    /// Indexes of the interfaces that get counters of their own, in the order of those.
+    pub hooks: Vec<u32>,
 }
 
 /// The default but for the mark.
@@ -140,11 +143,14 @@ impl Generation {
         let (sources_v4, sources_v6) = by_family(table.sources().prefixes.iter().copied());
         let scoped = u32::from(table.sources().are_listed());
         let capacity = |need: usize| {
-            u32::try_from(need.saturating_mul(2).max(16)).map_err(|error| load("table size", error))
+            let need = u64::try_from(need).map_err(|error| load("table size", error))?;
+            u32::try_from(trie_capacity(need)).map_err(|error| load("table size", error))
         };
         let entries =
             |need: usize| u32::try_from(need.max(1)).map_err(|error| load("table size", error));
-        let counters = entries(table.groups().len())?.saturating_add(COUNTER_FIRST_GROUP);
+        let counters = counters_of_a_hook(table.groups().len());
+        let spread = HookSpread::of(&setting.hooks, counters);
+        let counters = counters.saturating_mul(entries(setting.hooks.len().saturating_add(1))?);
         let (index_v4, index_v6) = (in_memory(table.index_v4()), in_memory(table.index_v6()));
         // Before kernel 5.11 (commit 755e5d55367a) maps are charged to this limit, whose default is
         // smaller than one index. Where it may not be raised, loading says what is missing.
@@ -163,6 +169,8 @@ impl Generation {
             .override_global("SCOPED", &scoped, true)
             .override_global("INDEX_V4", index_v4.as_slice(), true)
             .override_global("INDEX_V6", index_v6.as_slice(), true)
+            .override_global("HOOKS", spread.buckets.as_slice(), true)
+            .override_global("HOOK_MULTIPLIER", &spread.multiplier, true)
             .map_max_entries("TRIE_V4", capacity(v4)?)
             .map_max_entries("TRIE_V6", capacity(v6)?)
             .map_max_entries("SOURCES_V4", capacity(sources_v4)?)
@@ -346,6 +354,18 @@ impl Generation {
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+/// Room for this many prefixes in a trie, and as many again: what is filled to the brim is not
+/// sure to take the last one.
+#[must_use]
+pub fn trie_capacity(prefixes: u64) -> u64 {
+    prefixes.saturating_mul(2).max(16)
+}
+
+/// How many counters a hook has, with this many provenance groups.
+pub(super) fn counters_of_a_hook(groups: usize) -> u32 {
+    u32::try_from(groups.max(1)).unwrap_or(u32::MAX).saturating_add(COUNTER_FIRST_GROUP)
 }
 
 /// An error with its causes on one line. Of a verifier's log, which aya quotes in full, the last

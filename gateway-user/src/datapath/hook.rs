@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Interface;
 
@@ -51,6 +52,28 @@ pub struct Attached {
     pub xdp: Option<&'static str>,
     /// `tcx` or `clsact`, where tc is attached.
     pub tc: Option<&'static str>,
+}
+
+/// [`Attached`] as it is read.
+#[derive(Deserialize)]
+struct InWords {
+    interface: Option<String>,
+    ifindex: u32,
+    xdp: Option<String>,
+    tc: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Attached {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let known = |word: Option<String>| {
+            let Some(word) = word else { return Ok(None) };
+            let known = ["native", "generic", "tcx", "clsact"].into_iter().find(|it| *it == word);
+            let unknown = || D::Error::custom(format!("{word:?} is no way to be attached"));
+            known.map(Some).ok_or_else(unknown)
+        };
+        let InWords { interface, ifindex, xdp, tc } = InWords::deserialize(deserializer)?;
+        Ok(Self { interface, ifindex, xdp: known(xdp)?, tc: known(tc)? })
+    }
 }
 
 impl fmt::Display for Attached {

@@ -17,6 +17,7 @@ use nix::net::if_::if_indextoname;
 
 use super::generation::{COUNTER_MAPS, MANIFEST, chain};
 use super::hook::Attached;
+use super::meter::{by_hook, open_counters};
 use super::pins::LinkKind;
 use super::test_run::{RunOptions, run_xdp};
 use super::{DatapathError, Manifest, Pins, Probe, Program};
@@ -66,32 +67,25 @@ impl Loaded {
         &self.manifest
     }
 
-    /// Reads all counters.
+    /// Reads all counters, those of all hooks added up.
     ///
     /// # Errors
     ///
     /// A counter map cannot be read.
     pub fn counts(&self) -> Result<Counts, DatapathError> {
-        let [xdp, tc_behind_xdp, tc] = COUNTER_MAPS.map(|name| self.sheet(name));
-        Ok(Counts { xdp: xdp?, tc_behind_xdp: tc_behind_xdp?, tc: tc? })
+        let hooks = self.counts_by_hook()?;
+        Ok(hooks.values().fold(Counts::default(), |sum, counts| sum.plus(counts)))
     }
 
-    fn sheet(&self, name: &str) -> Result<CounterSheet, DatapathError> {
-        let path = self.directory.join(name);
-        let unreadable = |error: &dyn std::error::Error| DatapathError::Unreadable {
-            path: path.clone(),
-            why: chain(error),
-        };
-        let data = MapData::from_pin(&path).map_err(|error| unreadable(&error))?;
-        let map = Map::from_map_data(data).map_err(|error| unreadable(&error))?;
-        let map = PerCpuArray::<_, [u64; 2]>::try_from(map).map_err(|error| unreadable(&error))?;
-        let counters = read_counters(&map).map_err(|error| unreadable(&error))?;
-        Ok(CounterSheet {
-            counters: counters
-                .into_iter()
-                .map(|[packets, bytes]| Counter { packets, bytes })
-                .collect(),
-        })
+    /// Reads all counters, by the interface they are of; `None` is of no hook of its own.
+    ///
+    /// # Errors
+    ///
+    /// A counter map cannot be read.
+    pub fn counts_by_hook(&self) -> Result<BTreeMap<Option<String>, Counts>, DatapathError> {
+        let [xdp, tc_behind_xdp, tc] =
+            COUNTER_MAPS.map(|name| open_counters(&self.directory.join(name)));
+        by_hook(&self.manifest, [&xdp?, &tc_behind_xdp?, &tc?])
     }
 
     /// Asks the loaded classifier and tables about a packet. Nothing is counted.
@@ -142,6 +136,16 @@ impl Answer {
 }
 
 impl CounterSheet {
+    pub(super) fn new(counters: impl Iterator<Item = Counter>) -> Self {
+        Self { counters: counters.collect() }
+    }
+
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.counters.iter().all(|counter| counter.packets == 0)
+    }
+
     /// The counter of `reason`; of [`Reason::Matched`], the sum over all groups.
     #[must_use]
     pub fn reason(&self, reason: Reason) -> Counter {
@@ -192,6 +196,16 @@ impl Counts {
     #[must_use]
     pub fn decided(&self) -> CounterSheet {
         self.xdp.plus(&self.tc)
+    }
+
+    /// Both added up.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            xdp: self.xdp.plus(&other.xdp),
+            tc_behind_xdp: self.tc_behind_xdp.plus(&other.tc_behind_xdp),
+            tc: self.tc.plus(&other.tc),
+        }
     }
 }
 

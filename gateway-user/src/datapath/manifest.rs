@@ -54,6 +54,9 @@ pub struct Manifest {
     /// Whose traffic goes direct.
     #[serde(default)]
     pub sources: Scope,
+    /// The interfaces with counters of their own, in the order of those.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
 }
 
 /// Which own include.

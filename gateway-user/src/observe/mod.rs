@@ -1,19 +1,32 @@
 //! What the daemon tells of itself: one versioned document, on a socket it never reads.
 //!
-//! [`Observation`] holds what the pins cannot say: where the feed stands, which plan waits for a
-//! person, what has to be confirmed. `status` renders it beside what is loaded.
+//! [`Observation`] holds all there is to see: what is loaded and what it has decided, where the feed
+//! stands, which plan waits for a person, what has to be confirmed. `status` and the exporter render
+//! that and nothing else; only where no daemon tells does `status` look at the pins
+//! ([`LoadedState::of_pins`]).
 
+mod loaded;
 mod socket;
+mod traffic;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use gateway_common::Reason;
+use gateway_common::abi::Slot;
 
-use crate::datapath::Standing;
+use crate::datapath::{Standing, trie_capacity};
 use crate::feed::FeedIdentity;
+use crate::policy::Table;
 
+pub use loaded::{LoadedState, MarkBits, Prefixes};
 pub(crate) use socket::FILE;
-pub use socket::read;
+pub use socket::{read, read_within};
+pub use traffic::{
+    Carrier, Count, HookTraffic, OwnTraffic, ProgramTime, ReasonTraffic, SetTraffic, Traffic,
+    verdict_of,
+};
 
 /// Version of the document; another one is not understood.
 pub const VERSION: u32 = 1;
@@ -43,6 +56,82 @@ pub struct Observation {
     pub problem: Option<String>,
     /// The way out that it keeps; `None` where it keeps none.
     pub egress: Option<EgressState>,
+    /// Its own version.
+    #[serde(default)]
+    pub breakout365: String,
+    /// The generation that is published; `None` before there is one.
+    #[serde(default)]
+    pub loaded: Option<LoadedState>,
+    /// What was decided since the daemon took over, with what the generation had counted that it
+    /// found: it never goes back while the daemon runs. Read when somebody asked, or
+    /// milliseconds before.
+    #[serde(default)]
+    pub traffic: Traffic,
+    /// How full the table is; `None` while nothing serves.
+    #[serde(default)]
+    pub table: Option<TableState>,
+    /// What became of generations.
+    #[serde(default)]
+    pub publications: Publications,
+    /// Plans that a guard held, by its name; one that several held counts for each.
+    #[serde(default)]
+    pub plans_held: BTreeMap<String, u64>,
+    /// When everything is inspected unless the daemon says before that it lives; `None` is never.
+    #[serde(default)]
+    pub deadline: Option<String>,
+}
+
+/// How full the table is. What does not fit is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableState {
+    /// Entries and capacity, by part: `prefixes_ipv4`, `prefixes_ipv6`, `port_sets`, `blocks`.
+    pub parts: BTreeMap<String, Fill>,
+}
+
+impl TableState {
+    /// Of `table`, in the kernel.
+    #[must_use]
+    pub fn of(table: &Table) -> Self {
+        let (ipv4, ipv6) = table.count_by_family();
+        let trie = |entries| Fill { entries, capacity: trie_capacity(entries) };
+        let limited = |entries: usize, limit: u16| Fill {
+            entries: u64::try_from(entries).unwrap_or(u64::MAX),
+            capacity: u64::from(limit),
+        };
+        let parts = [
+            ("prefixes_ipv4", trie(ipv4)),
+            ("prefixes_ipv6", trie(ipv6)),
+            ("port_sets", limited(table.port_sets().len(), Slot::MAX_PORT_SETS)),
+            ("blocks", limited(table.blocks().len(), Slot::MAX_BLOCKS)),
+        ];
+        Self { parts: parts.into_iter().map(|(part, fill)| (part.to_owned(), fill)).collect() }
+    }
+}
+
+/// Entries of something that has so much room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fill {
+    /// What is used.
+    pub entries: u64,
+    /// What there is.
+    pub capacity: u64,
+}
+
+/// What became of the generations that the daemon wanted to publish.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publications {
+    /// Those that serve or served.
+    pub published: u64,
+    /// Those that failed, so that what was before stayed.
+    pub failed: u64,
+    /// Of those, the ones whose programs and oracle disagreed.
+    pub self_test_failed: u64,
+    /// When the last one was published.
+    pub last: Option<String>,
+    /// How long that took, from load to switch.
+    pub last_milliseconds: u64,
+    /// How long all that were published took.
+    pub total_milliseconds: u64,
 }
 
 /// The way out.

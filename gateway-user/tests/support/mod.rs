@@ -5,6 +5,7 @@
 
 pub(crate) mod foreign;
 pub(crate) mod product;
+pub(crate) mod scrape;
 pub(crate) mod stage;
 pub(crate) mod web_service;
 

@@ -62,7 +62,8 @@ impl<'a> Product<'a> {
         self.files.path().join("state")
     }
 
-    fn run_dir(&self) -> PathBuf {
+    /// The daemon's sockets.
+    pub(crate) fn run_dir(&self) -> PathBuf {
         self.files.path().join("run")
     }
 
@@ -93,6 +94,14 @@ impl<'a> Product<'a> {
     pub(crate) fn verb(&self, arguments: &[&str]) -> Output {
         let mut command = self.command(arguments);
         self.site.gateway.enter(|| command.output()).unwrap().unwrap()
+    }
+
+    /// Starts a verb that goes on, in the gateway; what it says goes to the file `log`.
+    pub(crate) fn spawn(&self, arguments: &[&str], log: &str) -> Process {
+        let file = File::create(self.file(log)).unwrap();
+        let mut command = self.command(arguments);
+        command.stdout(file.try_clone().unwrap()).stderr(file);
+        self.site.gateway.spawn(&mut command).unwrap()
     }
 
     /// What `status --json` prints.

@@ -69,7 +69,8 @@ impl Apt {
 }
 
 /// Packages that bring a daemon, and its unit.
-const DAEMONS: [(&str, &str); 2] = [("squid", "squid.service"), ("bird2", "bird.service")];
+const DAEMONS: [(&str, &str); 3] =
+    [("squid", "squid.service"), ("bird2", "bird.service"), ("prometheus", "prometheus.service")];
 /// What packages ask before they start a daemon: invoke-rc.d(8).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
