@@ -14,7 +14,7 @@ use crate::datapath::{
     Attached, Control, Counts, DatapathError, FeedIdentity, Loaded, Manifest, Pins, Scope, attached,
 };
 use crate::exit::Failure;
-use crate::observe::{self, EgressState, Observation, Switches};
+use crate::observe::{self, EgressState, Observation, SelfCheck, Switches};
 use crate::policy::SetId;
 
 /// Show the published generation, its hooks and its counters
@@ -50,6 +50,8 @@ struct Status {
     sets: Vec<SetCount>,
     own: Vec<OwnCount>,
     metadata: MetadataCounts,
+    /// What came of checking XDP's proposals, in this generation.
+    self_check: SelfCheck,
 }
 
 #[derive(Debug, Serialize)]
@@ -225,6 +227,7 @@ fn status(
             accepted: counts.tc_behind_xdp.metadata_accepted().into(),
             unsupported: counts.xdp.metadata_unsupported().into(),
         },
+        self_check: SelfCheck::of_generation(counts),
     })
 }
 
@@ -292,6 +295,12 @@ fn text(status: &Status) -> String {
         lines.push(format!(
             "{} packets without XDP metadata: the driver has none, tc classified them",
             status.metadata.unsupported.packets
+        ));
+    }
+    if status.self_check.disagreed > 0 {
+        lines.push(format!(
+            "MISMATCH {} of {} proposals of XDP that tc checked were wrong, and inspected; report this",
+            status.self_check.disagreed, status.self_check.checked
         ));
     }
     lines.join("\n")

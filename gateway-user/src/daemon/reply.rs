@@ -259,6 +259,7 @@ impl Daemon<'_> {
             confirm_until: self.trial.as_ref().map(|trial| seconds(trial.until_time)),
             problem: self.problem.clone(),
             egress: self.egress.state(),
+            self_check: self.checked_proposals.total(),
         });
     }
 }

@@ -3,6 +3,7 @@
 //! [`Observation`] holds what the pins cannot say: where the feed stands, which plan waits for a
 //! person, what has to be confirmed. `status` renders it beside what is loaded.
 
+mod self_check;
 mod socket;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use gateway_common::Reason;
 use crate::datapath::Standing;
 use crate::feed::FeedIdentity;
 
+pub use self_check::SelfCheck;
 pub(crate) use socket::FILE;
 pub use socket::read;
 
@@ -43,6 +45,9 @@ pub struct Observation {
     pub problem: Option<String>,
     /// The way out that it keeps; `None` where it keeps none.
     pub egress: Option<EgressState>,
+    /// What came of checking XDP's proposals, since the daemon started.
+    #[serde(default)]
+    pub self_check: SelfCheck,
 }
 
 /// The way out.

@@ -95,6 +95,13 @@ impl<'a> Product<'a> {
         self.site.gateway.enter(|| command.output()).unwrap().unwrap()
     }
 
+    /// Starts a verb in the gateway, with nobody to read what it says.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Process {
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        self.site.gateway.spawn(&mut command).unwrap()
+    }
+
     /// What `status --json` prints.
     pub(crate) fn status(&self) -> Value {
         self.json(&["status"])
