@@ -147,8 +147,14 @@ pub struct Counter {
 pub const COUNTER_METADATA_UNSUPPORTED: u32 = 18;
 /// Counter of packets that tc marked because XDP's proposal was in their metadata.
 pub const COUNTER_METADATA_ACCEPTED: u32 = 19;
+/// Counter of proposals that tc has checked by classifying the packet itself.
+pub const COUNTER_SELF_CHECKED: u32 = 20;
+/// Counter of those that it would not have made: these packets are inspected.
+pub const COUNTER_SELF_DISAGREED: u32 = 21;
+/// Counter of packets that were drawn for `trace` and found no room in the ring buffer.
+pub const COUNTER_TRACE_LOST: u32 = 22;
 /// Index of provenance group 0; the groups are the last counters of a hook.
-pub const COUNTER_FIRST_GROUP: u32 = 20;
+pub const COUNTER_FIRST_GROUP: u32 = 23;
 
 /// How many buckets the hooks' interfaces are spread over.
 pub const HOOK_BUCKETS: usize = 1 << HOOK_BITS;
@@ -229,6 +235,39 @@ impl Metadata {
     pub const PROPOSE_DIRECT: Self = Self { magic: Self::MAGIC, proposal: Self::DIRECT };
 }
 
+/// Bytes of a frame that a [`Sample`] has at most: room for 4 VLAN tags, IPv6, two short extension
+/// headers and TCP.
+pub const HEAD_BYTES: usize = 128;
+
+/// A packet that was drawn for `trace`, and what was decided of it: a record of the ring buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sample {
+    /// When it was decided, nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// Index of the interface that it came in by.
+    pub ingress: u32,
+    /// [`Decision::counter`].
+    pub counter: u32,
+    /// Bytes of the whole frame.
+    pub length: u32,
+    /// [`Self::XDP`] or [`Self::TC`].
+    pub hook: u32,
+    /// [`crate::PacketBytes::tags_taken_off`].
+    pub tags_taken_off: u32,
+    /// Bytes of `head` that are of the frame; behind them are zeros.
+    pub head_length: u32,
+    /// The first bytes of the frame.
+    pub head: [u8; HEAD_BYTES],
+}
+
+impl Sample {
+    /// Decided by XDP.
+    pub const XDP: u32 = 1;
+    /// Decided by tc, where it stands alone.
+    pub const TC: u32 = 2;
+}
+
 const _: () = {
     assert!(size_of::<Slot>() == 2);
     assert!(size_of::<Block>() == 512);
@@ -237,6 +276,7 @@ const _: () = {
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Metadata>() == 8);
     assert!(size_of::<HookBucket>() == 8);
+    assert!(size_of::<Sample>() == 160 && align_of::<Sample>() == 8);
     assert!(Reason::ALL.len() == COUNTER_METADATA_UNSUPPORTED as usize);
 };
 

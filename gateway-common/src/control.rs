@@ -1,4 +1,5 @@
-//! The control words: the kill switch and the dead man's switch, shared by all generations.
+//! The control words: the kill switch, the dead man's switch and what is drawn for `trace`, shared by
+//! all generations.
 //!
 //! They are the entries of one BPF array of [`WORDS`] values of 64 bits, each with one writer at a
 //! time, so that no writer undoes what another has just written:
@@ -7,6 +8,8 @@
 //! |---|---|---|
 //! | [`SWITCH`] | [`ON`], or direct egress is off | `breakout365 on` and `off` |
 //! | [`DEADLINE`] | when direct egress ends by itself, or [`NEVER`] | the daemon |
+//! | [`SAMPLE`] | one packet in so many is drawn for `trace`; zero is none | `breakout365 trace`; programs put it back to zero |
+//! | [`SAMPLE_UNTIL`] | when the drawing ends by itself | `breakout365 trace` |
 //! | the others | zero, for later | nobody |
 //!
 //! Doubt is off: an entry that is missing, zero, or of another layout is not [`ON`], and a deadline
@@ -22,6 +25,12 @@ pub const SWITCH: u32 = 0;
 /// `bpf_ktime_get_ns` gives. While a machine sleeps no packet comes and that clock stands still, so
 /// waking up is not a daemon that has gone.
 pub const DEADLINE: u32 = 1;
+/// The entry that says how many packets there are to one that is drawn for `trace`: at most `u32::MAX`.
+/// It is no switch: nothing about where a packet goes depends on it.
+pub const SAMPLE: u32 = 2;
+/// The entry that says when drawing ends by itself: a clock as for [`DEADLINE`]. The first packet that
+/// is drawn after it is not recorded and puts [`SAMPLE`] to zero, so that a tracer may be killed.
+pub const SAMPLE_UNTIL: u32 = 3;
 
 /// Direct egress is on: "B365 ON" with a layout version in the low byte.
 pub const ON: u64 = 0x4233_3635_204f_4e01;
@@ -47,7 +56,7 @@ pub fn refusal(switch: u64, deadline: u64, now: impl FnOnce() -> u64) -> Option<
 
 const _: () = {
     assert!(ON != 0 && OFF != 0 && ON != OFF);
-    assert!(SWITCH < WORDS && DEADLINE < WORDS && SWITCH != DEADLINE);
+    assert!(SWITCH == 0 && DEADLINE == 1 && SAMPLE == 2 && SAMPLE_UNTIL == 3 && WORDS > 3);
 };
 
 #[cfg(test)]

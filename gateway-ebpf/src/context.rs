@@ -9,7 +9,7 @@ use aya_ebpf::{
     helpers::{bpf_skb_load_bytes, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use gateway_common::abi::Metadata;
+use gateway_common::abi::{HEAD_BYTES, Metadata};
 use gateway_common::{PacketBytes, Reason, Word, classify};
 
 use crate::maps::GenerationTables;
@@ -33,6 +33,9 @@ pub(crate) trait Frame: Sized {
     /// Index of the interface that it came in by.
     fn ingress(&self) -> u32;
 
+    /// The first bytes of the frame, and how many these are; behind them are zeros.
+    fn head(&self) -> ([u8; HEAD_BYTES], u32);
+
     /// The context that log records are made from.
     #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext;
@@ -50,6 +53,21 @@ impl Linear {
     #[inline(always)]
     fn length(self) -> u32 {
         self.end.wrapping_sub(self.start) as u32
+    }
+}
+
+impl Linear {
+    /// Of a packet that is all linear: kernels before 5.18 have no helper that copies out of one. The
+    /// last byte of an odd length is left out: words have two.
+    #[inline(always)]
+    fn head(self) -> ([u8; HEAD_BYTES], u32) {
+        let (mut head, mut length) = ([0; HEAD_BYTES], 0);
+        for (pair, offset) in head.as_chunks_mut::<2>().0.iter_mut().zip((0..).step_by(2)) {
+            let Some([word]) = self.words::<1>(offset) else { break };
+            *pair = [word.first(), word.second()];
+            length = offset.wrapping_add(2);
+        }
+        (head, length)
     }
 }
 
@@ -93,6 +111,20 @@ fn copied<const N: usize>(
     Some(unsafe { words.assume_init() })
 }
 
+/// The first bytes of a frame of `length` bytes, from wherever in it they are.
+#[inline(always)]
+fn copied_head(length: u32, copy: impl FnOnce(*mut c_void, u32) -> i64) -> ([u8; HEAD_BYTES], u32) {
+    const LAST: u32 = HEAD_BYTES as u32 - 1;
+    let mut head = [0; HEAD_BYTES];
+    // The mask tells the verifier what the minimum has said: from 1 to HEAD_BYTES. An empty frame,
+    // which there is not, would be one that is too short for the helper.
+    let length = (length.min(HEAD_BYTES as u32).wrapping_sub(1) & LAST).wrapping_add(1);
+    if copy(head.as_mut_ptr().cast(), length) != 0 {
+        return ([0; HEAD_BYTES], 0);
+    }
+    (head, length)
+}
+
 /// A packet of one buffer, in XDP.
 pub(crate) struct XdpPacket<'a>(pub(crate) &'a XdpContext);
 
@@ -115,6 +147,11 @@ impl Frame for XdpPacket<'_> {
     #[inline(always)]
     fn ingress(&self) -> u32 {
         xdp_ingress(self.0)
+    }
+
+    #[inline(always)]
+    fn head(&self) -> ([u8; HEAD_BYTES], u32) {
+        self.linear().head()
     }
 
     #[cfg(feature = "packet-log")]
@@ -159,6 +196,11 @@ impl Frame for AskedPacket<'_> {
         }
     }
 
+    #[inline(always)]
+    fn head(&self) -> ([u8; HEAD_BYTES], u32) {
+        self.linear().head()
+    }
+
     #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
         self.0
@@ -188,6 +230,14 @@ impl Frame for XdpFragsPacket<'_> {
     #[inline(always)]
     fn ingress(&self) -> u32 {
         xdp_ingress(self.0)
+    }
+
+    #[inline(always)]
+    fn head(&self) -> ([u8; HEAD_BYTES], u32) {
+        copied_head(self.length(), |to, length| {
+            // SAFETY: `to` is writable for `length` bytes; the helper fails past the packet's end.
+            unsafe { bpf_xdp_load_bytes(self.0.ctx, 0, to, length) }
+        })
     }
 
     #[cfg(feature = "packet-log")]
@@ -234,6 +284,14 @@ impl Frame for SkbPacket<'_> {
     fn ingress(&self) -> u32 {
         // SAFETY: the context is the one the program was called with.
         unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn head(&self) -> ([u8; HEAD_BYTES], u32) {
+        copied_head(self.length(), |to, length| {
+            // SAFETY: `to` is writable for `length` bytes; the helper fails past the packet's end.
+            unsafe { bpf_skb_load_bytes(self.0.as_ptr(), 0, to, length) }
+        })
     }
 
     #[cfg(feature = "packet-log")]

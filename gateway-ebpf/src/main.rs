@@ -24,8 +24,11 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use context::{AskedPacket, Frame, SkbPacket, XdpFragsPacket, XdpPacket};
-use gateway_common::abi::{self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED};
-use gateway_common::{Reason, Verdict};
+use gateway_common::abi::{
+    self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED, COUNTER_SELF_CHECKED,
+    COUNTER_SELF_DISAGREED, Sample,
+};
+use gateway_common::{PacketBytes as _, Reason, Verdict};
 use maps::{Counters, GenerationTables};
 
 /// XDP for packets of one buffer.
@@ -44,23 +47,46 @@ fn b365_xdp_frags(ctx: XdpContext) -> u32 {
 #[classifier]
 fn b365_tc_xdp(ctx: TcContext) -> i32 {
     let packet = SkbPacket(&ctx);
-    if context::proposes_direct(&ctx) {
+    let counters = Counters::TcBehindXdp;
+    let proposed = context::proposes_direct(&ctx);
+    if proposed {
         // What XDP has decided a moment ago may have been switched off since.
-        let (counter, verdict) = match maps::refusal_of_proposal() {
-            None => (COUNTER_METADATA_ACCEPTED, Verdict::Direct),
-            Some(reason) => (reason as u32, Verdict::Inspect),
-        };
-        Counters::TcBehindXdp.add(counter, &packet);
-        return mark(&ctx, verdict);
+        if let Some(reason) = maps::refusal_of_proposal() {
+            counters.add(reason as u32, &packet);
+            return mark(&ctx, Verdict::Inspect);
+        }
+        if packet.length() > MAX_CHECKED || !maps::is_to_be_checked() {
+            counters.add(COUNTER_METADATA_ACCEPTED, &packet);
+            return mark(&ctx, Verdict::Direct);
+        }
     }
-    mark(&ctx, classify_and_count(&packet, Counters::TcBehindXdp))
+    let counter = classify(&packet);
+    let verdict = abi::verdict_of(counter);
+    if proposed {
+        counters.add(COUNTER_SELF_CHECKED, &packet);
+        if verdict == Verdict::Direct {
+            counters.add(COUNTER_METADATA_ACCEPTED, &packet);
+            return mark(&ctx, verdict);
+        }
+        // Switched off, or the deadline passed, since XDP looked: that is no contradiction.
+        if counter != Reason::SwitchedOff as u32 && counter != Reason::DaemonGone as u32 {
+            counters.add(COUNTER_SELF_DISAGREED, &packet);
+        }
+    }
+    counters.add(counter, &packet);
+    log_decision(&packet, counter);
+    mark(&ctx, verdict)
 }
+
+/// Longer ones GRO has put together of several (BIG TCP), which no longer say their length in the IP
+/// header: they would be inspected for that, as single packets were not.
+const MAX_CHECKED: u32 = 0xffff;
 
 /// tc on an interface without our XDP program.
 #[classifier]
 fn b365_tc(ctx: TcContext) -> i32 {
     // Metadata here is not of our XDP program, whatever it says.
-    mark(&ctx, classify_and_count(&SkbPacket(&ctx), Counters::Tc))
+    mark(&ctx, classify_and_count(&SkbPacket(&ctx), Counters::Tc, Sample::TC))
 }
 
 /// Answers with the counter that a packet would be counted under, and counts nothing. Never
@@ -71,11 +97,32 @@ fn b365_explain(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn classify_and_count<P: Frame>(packet: &P, counters: Counters) -> Verdict {
+fn classify_and_count<P: Frame>(packet: &P, counters: Counters, hook: u32) -> Verdict {
     let counter = classify(packet);
     counters.add(counter, packet);
     log_decision(packet, counter);
+    if maps::is_traced() {
+        trace(packet, counters, counter, hook);
+    }
     abi::verdict_of(counter)
+}
+
+/// Puts a packet that was drawn into the ring buffer.
+#[inline(never)]
+fn trace<P: Frame>(packet: &P, counters: Counters, counter: u32, hook: u32) {
+    maps::record(counters, packet, |time| {
+        let (head, head_length) = packet.head();
+        Sample {
+            time,
+            ingress: packet.ingress(),
+            counter,
+            length: packet.length(),
+            hook,
+            tags_taken_off: packet.linear().tags_taken_off() as u32,
+            head_length,
+            head,
+        }
+    });
 }
 
 /// [`gateway_common::classify`], as the counter of its decision, but for packets that are not all
@@ -93,7 +140,7 @@ fn classify<P: Frame>(packet: &P) -> u32 {
 
 #[inline(always)]
 fn propose<P: Frame>(ctx: &XdpContext, packet: &P) -> u32 {
-    match classify_and_count(packet, Counters::Xdp) {
+    match classify_and_count(packet, Counters::Xdp, Sample::XDP) {
         Verdict::Direct => {
             if !context::write_metadata(ctx) {
                 Counters::Xdp.add(COUNTER_METADATA_UNSUPPORTED, packet);

@@ -3,12 +3,14 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
-    helpers::bpf_ktime_get_ns,
+    bindings::BPF_RB_NO_WAKEUP,
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
     macros::btf_map,
 };
 use gateway_common::abi::{
-    BLOCK_ENTRIES, Counter, HOOK_BUCKETS, HookBucket, INDEX_ENTRIES, PortSet, Slot,
+    BLOCK_ENTRIES, COUNTER_TRACE_LOST, Counter, HOOK_BUCKETS, HookBucket, INDEX_ENTRIES, PortSet,
+    Sample, Slot,
 };
 use gateway_common::{Reason, Tables, Word, control};
 
@@ -24,6 +26,9 @@ static MARK_MASK: Global<u32> = Global::new(0);
 /// depends on it out of the program.
 #[unsafe(no_mangle)]
 static SCOPED: Global<u32> = Global::new(0);
+/// tc checks one proposal of XDP in so many; zero is none, and the verifier takes that out, too.
+#[unsafe(no_mangle)]
+static SELF_CHECK: Global<u32> = Global::new(0);
 // Laid out by the address word as it is in memory, see `Word::in_memory`. All zero is all miss: an object loaded without its index inspects everything.
 #[unsafe(no_mangle)]
 static INDEX_V4: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
@@ -69,6 +74,14 @@ static CONTROL: Array<u64, { control::WORDS as usize }> = Array::new();
 /// not hide what the tables say.
 #[btf_map]
 static SELF_TEST: Array<u32, 1> = Array::new();
+/// Not zero once XDP is of this generation too: before that, a proposal may be right by the table of
+/// the one before.
+#[btf_map]
+static SERVES: Array<u32, 1> = Array::new();
+
+/// What is drawn for `trace`: some 1,500 records.
+#[btf_map]
+static SAMPLES: RingBuf<Sample, { 256 << 10 }> = RingBuf::new();
 
 /// Why nothing goes direct at this moment, if so.
 #[inline(always)]
@@ -108,6 +121,61 @@ fn control_word(index: u32) -> Option<u64> {
     // Volatile: user space may write it at any time. Half of a new value is no `ON`, or for one
     // packet another deadline.
     Some(unsafe { word.read_volatile() })
+}
+
+/// Whether tc is to check this proposal.
+#[inline(always)]
+pub(crate) fn is_to_be_checked() -> bool {
+    is_drawn(SELF_CHECK.load()) && SERVES.get(0).is_some_and(|serves| *serves != 0)
+}
+
+/// One in `one_in`, by chance; never, where that is zero.
+#[inline(always)]
+fn is_drawn(one_in: u32) -> bool {
+    if one_in == 0 {
+        return false;
+    }
+    // SAFETY: the helper takes nothing and returns a number.
+    let random = unsafe { bpf_get_prandom_u32() };
+    random % one_in == 0
+}
+
+/// Whether this packet is drawn for `trace`. While nobody traces this is one look-up.
+#[inline(always)]
+pub(crate) fn is_traced() -> bool {
+    match control_word(control::SAMPLE) {
+        None | Some(0) => false,
+        Some(one_in) => is_drawn(one_in as u32) && !under_test(),
+    }
+}
+
+/// Records a packet that was drawn, as `fill` says, which hears the time; where there is no room, one
+/// is lost. Nobody is woken up: the reader looks by itself.
+#[inline(always)]
+pub(crate) fn record<P: Frame>(counters: Counters, packet: &P, fill: impl FnOnce(u64) -> Sample) {
+    // SAFETY: the helper takes nothing and returns a number.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if control_word(control::SAMPLE_UNTIL).is_none_or(|until| now > until) {
+        end_sampling();
+        return;
+    }
+    match SAMPLES.reserve(0) {
+        Some(mut record) => {
+            record.write(fill(now));
+            record.submit(u64::from(BPF_RB_NO_WAKEUP));
+        }
+        None => counters.add(COUNTER_TRACE_LOST, packet),
+    }
+}
+
+/// A tracer that has just come writes its words again within a second.
+#[inline(always)]
+fn end_sampling() {
+    if let Some(word) = CONTROL.get_ptr_mut(control::SAMPLE) {
+        // SAFETY: the kernel checked the index, and values of an array are aligned to eight bytes.
+        // Volatile: others may read and write it at any time.
+        unsafe { word.write_volatile(0) };
+    }
 }
 
 /// The bits that say Direct.

@@ -11,8 +11,8 @@ use crate::config::Mode;
 use crate::datapath::{Control, DatapathError, Pins, Scope};
 use crate::exit::Failure;
 use crate::observe::{
-    self, Count, EgressState, LoadedState, Observation, OwnTraffic, ReasonTraffic, SetTraffic,
-    Switches, Traffic,
+    self, Count, EgressState, LoadedState, Observation, OwnTraffic, ReasonTraffic, SelfCheck,
+    SetTraffic, Switches, Traffic,
 };
 
 /// Show the published generation, its hooks and its counters
@@ -40,6 +40,8 @@ struct Status {
     sets: Vec<SetTraffic>,
     own: Vec<OwnTraffic>,
     metadata: MetadataCounts,
+    /// What came of checking XDP's proposals.
+    self_check: SelfCheck,
 }
 
 #[derive(Debug, Serialize)]
@@ -145,6 +147,7 @@ fn status(pins: &Pins, seen: Seen, daemon: Option<Observation>) -> Status {
             accepted: traffic.metadata_accepted,
             unsupported: traffic.metadata_unsupported(),
         },
+        self_check: traffic.self_check,
         sets: traffic.sets,
         own: traffic.own,
     }
@@ -215,6 +218,12 @@ fn text(status: &Status) -> String {
         lines.push(format!(
             "{} packets without XDP metadata: the driver has none, tc classified them",
             status.metadata.unsupported.packets
+        ));
+    }
+    if status.self_check.disagreed > 0 {
+        lines.push(format!(
+            "MISMATCH {} of {} proposals of XDP that tc checked were wrong, and inspected; report this",
+            status.self_check.disagreed, status.self_check.checked
         ));
     }
     lines.join("\n")

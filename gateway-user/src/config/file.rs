@@ -16,6 +16,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) on_stop: OnStop,
     pub(super) deadline: Option<Spanned<String>>,
+    pub(super) self_check: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
     pub(super) mark: Option<Mark>,

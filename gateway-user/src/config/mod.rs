@@ -6,6 +6,7 @@ mod feed;
 mod file;
 mod guards;
 mod own;
+mod self_check;
 mod validate;
 
 use std::path::Path;
@@ -38,6 +39,8 @@ pub struct Config {
     /// How long packets go direct once the daemon has gone without being stopped; `None` is without
     /// end.
     pub deadline: Option<Duration>,
+    /// tc checks one proposal of XDP in so many; 0 is none.
+    pub self_check: u32,
     /// Where the feed comes from.
     pub feed: FeedSource,
     /// How it is kept up to date.

@@ -18,6 +18,7 @@ mod packet_log;
 mod pending;
 mod reply;
 mod revision;
+mod self_check;
 mod socket;
 mod start;
 mod tally;
@@ -107,6 +108,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         pending: None,
         trial: None,
         heartbeat: Heartbeat::default(),
+        checked_proposals: self_check::Checked::default(),
         interfaces: hooks::Present::new(),
         egress: Keeper::default(),
         problem: None,
@@ -138,6 +140,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
                 daemon.follow_interfaces().await;
                 daemon.egress.look_again().await;
                 daemon.look_at_the_clock().await;
+                daemon.look_at_self_check();
             }
             checked = daemon.watch.checked(serving) => {
                 daemon.checked(checked).await;
@@ -198,6 +201,7 @@ struct Daemon<'a> {
     pending: Option<Pending>,
     trial: Option<Trial>,
     heartbeat: Heartbeat,
+    checked_proposals: self_check::Checked,
     interfaces: hooks::Present,
     egress: Keeper,
     /// What went wrong last and has not come right since.

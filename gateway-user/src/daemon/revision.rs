@@ -161,6 +161,7 @@ impl Revision {
             sets,
             own,
             deadline: self.config.deadline,
+            self_check: self.config.self_check,
         }
     }
 }

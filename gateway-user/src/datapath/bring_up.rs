@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gateway_common::Reason;
+use tracing::warn;
 
 use super::publish::{announce, publish};
 use super::{
@@ -28,6 +29,8 @@ pub struct Blueprint {
     pub sets: Vec<SetIdentity>,
     /// The selected own includes.
     pub own: Vec<OwnIdentity>,
+    /// tc checks one proposal of XDP in so many; 0 is none.
+    pub self_check: u32,
     /// How long packets go direct after the last [`Control::renew`]; `None` is without end.
     pub deadline: Option<Duration>,
 }
@@ -107,6 +110,7 @@ fn under(
         mode: blueprint.mode,
         ingress: indexes,
         hooks: hooks.iter().map(|hook| hook.interface.index).collect(),
+        self_check: blueprint.self_check,
     };
     let mut generation = Generation::load_under(&path, table, setting)?;
     announce(before, &Step::SelfTest)?;
@@ -130,5 +134,9 @@ fn under(
         interfaces: hooks.iter().map(|hook| hook.interface.name.clone()).collect(),
     };
     let attached = publish(lock, &mut generation, &manifest, hooks, before)?;
+    // It serves; without this, all that is missing is the check.
+    if let Err(error) = generation.set_serving() {
+        warn!("proposals of XDP are not checked: {error}");
+    }
     Ok(Published { manifest, attached, self_test: report, generation })
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
 use gateway_common::Reason;
-use gateway_common::control::{DEADLINE, NEVER, OFF, ON, SWITCH, WORDS, refusal};
+use gateway_common::control::{
+    DEADLINE, NEVER, OFF, ON, SAMPLE, SAMPLE_UNTIL, SWITCH, WORDS, refusal,
+};
 use nix::time::{ClockId, clock_gettime};
 
 use super::generation::chain;
@@ -157,6 +159,23 @@ impl Control {
         })
     }
 
+    /// How many packets there are to one that is drawn for `trace`; 0, none is.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read.
+    pub fn sampling(&self) -> Result<u64, DatapathError> {
+        self.word(SAMPLE)
+    }
+
+    /// Lets the programs draw one packet in `one_in` for `lease` from now; 0 ends it.
+    pub(super) fn draw(&mut self, one_in: u32, lease: Duration) -> Result<(), DatapathError> {
+        let lease = u64::try_from(lease.as_nanos()).unwrap_or(NEVER);
+        // In this order: a word without its lease would be put back to zero.
+        self.set(SAMPLE_UNTIL, self.now()?.saturating_add(lease))?;
+        self.set(SAMPLE, u64::from(one_in))
+    }
+
     fn word(&self, index: u32) -> Result<u64, DatapathError> {
         self.words.get(&index, 0).map_err(|error| DatapathError::Unreadable {
             path: self.path.clone(),
@@ -173,7 +192,7 @@ impl Control {
     }
 
     /// `bpf_ktime_get_ns`, as user space reads it.
-    fn now(&self) -> Result<u64, DatapathError> {
+    pub(super) fn now(&self) -> Result<u64, DatapathError> {
         let now =
             clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|error| DatapathError::Unreadable {
                 path: self.path.clone(),

@@ -40,6 +40,12 @@ pub enum DatapathError {
         /// The pin directory.
         path: PathBuf,
     },
+    /// Another process reads what is drawn for `trace`.
+    #[error("{}: another `breakout365 trace` is running, and what it reads nobody else gets: end that one first", path.display())]
+    Traced {
+        /// The directory that it has locked.
+        path: PathBuf,
+    },
     /// Nothing is published.
     #[error("nothing is loaded under {}: start `breakout365 run`", path.display())]
     NothingLoaded {
@@ -212,7 +218,7 @@ impl DatapathError {
         match self {
             Self::Permission { .. } => Exit::Permission,
             Self::NotBpfFs { .. } | Self::Load { .. } | Self::Netlink { .. } => Exit::System,
-            Self::Busy { .. } => Exit::Busy,
+            Self::Busy { .. } | Self::Traced { .. } => Exit::Busy,
             Self::NoInterface { .. }
             | Self::NotEthernet { .. }
             | Self::ForeignXdp { .. }

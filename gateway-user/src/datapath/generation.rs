@@ -67,6 +67,8 @@ impl Program {
 
 /// The counters of the object, one map per kind of hook.
 pub(super) const COUNTER_MAPS: [&str; 3] = ["COUNT_XDP", "COUNT_TC_XDP", "COUNT_TC"];
+/// The ring buffer of what is drawn for `trace`.
+pub(super) const SAMPLES: &str = "SAMPLES";
 /// File name of the manifest under a generation's directory.
 pub(super) const MANIFEST: &str = "manifest";
 
@@ -81,6 +83,8 @@ pub struct Setting {
     pub ingress: BTreeMap<String, u32>,
     /// Indexes of the interfaces that get counters of their own, in the order of those.
     pub hooks: Vec<u32>,
+    /// tc checks one proposal of XDP in so many; 0 is none.
+    pub self_check: u32,
 }
 
 /// The default but for the mark.
@@ -167,6 +171,7 @@ impl Generation {
             .override_global("MARK_VALUE", &mark_value, true)
             .override_global("MARK_MASK", &setting.mark.mask, true)
             .override_global("SCOPED", &scoped, true)
+            .override_global("SELF_CHECK", &setting.self_check, true)
             .override_global("INDEX_V4", index_v4.as_slice(), true)
             .override_global("INDEX_V6", index_v6.as_slice(), true)
             .override_global("HOOKS", spread.buckets.as_slice(), true)
@@ -309,6 +314,12 @@ impl Generation {
         }
     }
 
+    /// Lets tc check proposals: from now on they are of this generation.
+    pub(super) fn set_serving(&mut self) -> Result<(), DatapathError> {
+        let mut word: Array<_, u32> = self.map("SERVES")?;
+        word.set(0, 1, 0).map_err(|error| fill::failed("SERVES", &error))
+    }
+
     /// Sets all counters to zero: self-tests are not traffic.
     pub(super) fn reset_counters(&mut self) -> Result<(), DatapathError> {
         let cpus = nr_cpus().map_err(|(what, error)| load(what, error))?;
@@ -323,7 +334,7 @@ impl Generation {
         Ok(())
     }
 
-    /// Pins programs, counters and manifest in `directory`, which exists and is empty.
+    /// Pins programs, counters, samples and manifest in `directory`, which exists and is empty.
     pub(super) fn pin(
         &mut self,
         directory: &Path,
@@ -341,7 +352,7 @@ impl Generation {
                 .ok_or_else(|| load(program.name(), "not in the object"))?;
             loaded.pin(&path).map_err(|error| failed(&path, chain(&error)))?;
         }
-        for map in COUNTER_MAPS {
+        for map in COUNTER_MAPS.into_iter().chain([SAMPLES]) {
             let path = directory.join(map);
             let loaded = self.ebpf.map(map).ok_or_else(|| load(map, "not in the object"))?;
             loaded.pin(&path).map_err(|error| failed(&path, chain(&error)))?;

@@ -11,7 +11,8 @@ use aya::programs::Xdp;
 use aya_obj::programs::XdpAttachType;
 use gateway_common::Reason;
 use gateway_common::abi::{
-    COUNTER_FIRST_GROUP, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED, Counter,
+    COUNTER_FIRST_GROUP, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED,
+    COUNTER_SELF_CHECKED, COUNTER_SELF_DISAGREED, COUNTER_TRACE_LOST, Counter,
 };
 use nix::net::if_::if_indextoname;
 
@@ -59,6 +60,11 @@ impl Loaded {
             .ok_or_else(|| DatapathError::NothingLoaded { path: pins.root().to_owned() })?;
         let manifest = Manifest::read(&directory.join(MANIFEST))?;
         Ok(Self { directory, manifest })
+    }
+
+    /// Where its programs and maps are pinned.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// What it is made of.
@@ -125,7 +131,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn from_counter(counter: u32, manifest: &Manifest) -> Option<Self> {
+    pub(super) fn from_counter(counter: u32, manifest: &Manifest) -> Option<Self> {
         if let Some(group) = counter.checked_sub(COUNTER_FIRST_GROUP) {
             let sets = manifest.groups.get(usize::try_from(group).ok()?)?;
             return Some(Self { reason: Reason::Matched, sets: sets.iter().copied().collect() });
@@ -166,6 +172,24 @@ impl CounterSheet {
     #[must_use]
     pub fn metadata_accepted(&self) -> Counter {
         self.get(COUNTER_METADATA_ACCEPTED)
+    }
+
+    /// Proposals that were checked (tc).
+    #[must_use]
+    pub fn self_checked(&self) -> Counter {
+        self.get(COUNTER_SELF_CHECKED)
+    }
+
+    /// Proposals that should not have been made (tc): these packets were inspected.
+    #[must_use]
+    pub fn self_disagreed(&self) -> Counter {
+        self.get(COUNTER_SELF_DISAGREED)
+    }
+
+    /// Packets that were drawn for `trace` and lost.
+    #[must_use]
+    pub fn trace_lost(&self) -> Counter {
+        self.get(COUNTER_TRACE_LOST)
     }
 
     /// Direct packets by provenance group.
@@ -241,6 +265,17 @@ fn interface_name(ifindex: u32) -> Option<String> {
     if_indextoname(ifindex).ok().map(|name| name.to_string_lossy().into_owned())
 }
 
+/// A pinned counter map.
+pub(super) fn counter_map(path: &Path) -> Result<PerCpuArray<MapData, [u64; 2]>, DatapathError> {
+    let unreadable = |error: &dyn std::error::Error| DatapathError::Unreadable {
+        path: path.to_owned(),
+        why: chain(error),
+    };
+    let data = MapData::from_pin(path).map_err(|error| unreadable(&error))?;
+    let map = Map::from_map_data(data).map_err(|error| unreadable(&error))?;
+    PerCpuArray::try_from(map).map_err(|error| unreadable(&error))
+}
+
 /// All entries of a counter map, added up over CPUs.
 pub(super) fn read_counters<T: Borrow<MapData>>(
     map: &PerCpuArray<T, [u64; 2]>,
@@ -258,7 +293,11 @@ pub(super) fn read_counters<T: Borrow<MapData>>(
 /// What the kernel charges for a map, from its fdinfo.
 pub(super) fn memlock(map: &Map) -> Option<u64> {
     // The kinds of map that the object has.
-    let (Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) = map
+    let (Map::Array(data)
+    | Map::HashMap(data)
+    | Map::LpmTrie(data)
+    | Map::PerCpuArray(data)
+    | Map::RingBuf(data)) = map
     else {
         return None;
     };

@@ -3,8 +3,9 @@
 //! ```text
 //! <pins>/                  locked (flock) by the daemon or by `down`
 //!   current -> gen-7       the published generation
-//!   gen-7/                 its programs, counters and manifest
+//!   gen-7/                 its programs, counters, samples and manifest
 //!   control                kill switch and dead man's switch, of all generations
+//!   tracing/               locked by `trace`
 //!   link-12-xdp            native XDP link of interface index 12
 //!   link-12-skb            generic XDP link
 //!   link-12-tc             TCX link
@@ -27,6 +28,7 @@ use super::system::require_bpffs;
 
 const CURRENT: &str = "current";
 const CONTROL: &str = "control";
+const TRACING: &str = "tracing";
 const GENERATION_PREFIX: &str = "gen-";
 
 /// Paths below one pin directory. Reading needs no lock.
@@ -152,6 +154,11 @@ impl Pins {
         self.root.join(CONTROL)
     }
 
+    /// The directory that the one process that traces locks, there since the first one.
+    pub(super) fn tracing(&self) -> PathBuf {
+        self.root.join(TRACING)
+    }
+
     /// Where the link of `kind` on interface `ifindex` is or would be.
     pub(super) fn link(&self, ifindex: u32, kind: LinkKind) -> PathBuf {
         self.root.join(kind.file_name(ifindex))
@@ -268,6 +275,12 @@ impl Lock {
         for name in [CURRENT, "next", CONTROL] {
             remove_if_there(&root.join(name))
                 .map_err(|source| self.pins.error("cannot remove a link in it", source))?;
+        }
+        match fs::remove_dir(self.pins.tracing()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.pins.error("cannot remove `tracing`", error));
+            }
+            Ok(()) | Err(_) => {}
         }
         self.remove_other_generations(0)?;
         fs::remove_dir(root).map_err(|source| self.pins.error("cannot remove", source))

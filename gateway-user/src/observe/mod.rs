@@ -6,6 +6,7 @@
 //! ([`LoadedState::of_pins`]).
 
 mod loaded;
+mod self_check;
 mod socket;
 mod traffic;
 
@@ -21,6 +22,7 @@ use crate::feed::FeedIdentity;
 use crate::policy::Table;
 
 pub use loaded::{LoadedState, MarkBits, Prefixes};
+pub use self_check::SelfCheck;
 pub(crate) use socket::FILE;
 pub use socket::{read, read_within};
 pub use traffic::{

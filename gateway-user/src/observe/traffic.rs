@@ -6,6 +6,7 @@ use gateway_common::abi::Counter;
 use gateway_common::{Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
+use super::SelfCheck;
 use crate::datapath::{Attached, CounterSheet, Counts, Manifest, Program, ProgramRun};
 use crate::policy::SetId;
 
@@ -29,6 +30,9 @@ pub struct Traffic {
     pub own: Vec<OwnTraffic>,
     /// Proposals of XDP that tc took.
     pub metadata_accepted: Count,
+    /// What came of checking proposals of XDP.
+    #[serde(default)]
+    pub self_check: SelfCheck,
     /// What the programs have run; empty unless `kernel.bpf_stats_enabled` is set.
     #[serde(default)]
     pub programs: Vec<ProgramTime>,
@@ -191,6 +195,7 @@ impl Traffic {
             sets: sets.collect(),
             own: own.collect(),
             metadata_accepted: all.tc_behind_xdp.metadata_accepted().into(),
+            self_check: SelfCheck::of_generation(&all),
             programs: programs.collect(),
         };
         // Puts the lists in order, and equal keys together.
@@ -229,6 +234,7 @@ impl Traffic {
                 |sum, own| sum.count = sum.count.plus(own.count),
             ),
             metadata_accepted: self.metadata_accepted.plus(other.metadata_accepted),
+            self_check: self.self_check.plus(other.self_check),
             programs: merge(
                 &self.programs,
                 &other.programs,
@@ -319,6 +325,7 @@ mod tests {
             sets: vec![set(1, "Optimize", 5), set(2, "Allow", 6)],
             own: vec![OwnTraffic { name: "lab".to_owned(), count: count(7) }],
             metadata_accepted: count(4),
+            self_check: SelfCheck { checked: 9, disagreed: 1 },
             programs: vec![ProgramTime { program: "b365_tc".into(), nanoseconds: 50, runs: 5 }],
         };
         let other = Traffic {
@@ -327,6 +334,7 @@ mod tests {
             sets: vec![set(2, "Optimize", 8), set(1, "Optimize", 1)],
             own: vec![],
             metadata_accepted: count(1),
+            self_check: SelfCheck { checked: 1, disagreed: 0 },
             programs: vec![ProgramTime { program: "b365_tc".into(), nanoseconds: 7, runs: 1 }],
         };
         let sum = one.plus(&other);
@@ -345,6 +353,7 @@ mod tests {
         assert_eq!(sum.hooks[0].metadata_unsupported, count(101));
         assert_eq!(sum.sets, [set(1, "Optimize", 6), set(2, "Allow", 6), set(2, "Optimize", 8)]);
         assert_eq!((sum.own[0].count, sum.metadata_accepted), (count(7), count(5)));
+        assert_eq!(sum.self_check, SelfCheck { checked: 10, disagreed: 1 });
         assert_eq!((sum.programs[0].nanoseconds, sum.programs[0].runs), (57, 6));
         assert_eq!(sum.reason(Reason::Matched), count(1 + 10 + 3 + 100));
         assert_eq!(Traffic::default().plus(&sum), sum);

@@ -288,7 +288,7 @@ pub(crate) fn frame((transport, destination): (Transport, &str)) -> Vec<u8> {
     frame.build().unwrap()
 }
 
-fn count<T>(items: &[T]) -> u64 {
+pub(crate) fn count<T>(items: &[T]) -> u64 {
     u64::try_from(items.len()).unwrap()
 }
 
@@ -340,6 +340,7 @@ pub(crate) fn blueprint(table: &Table) -> Blueprint {
         sets: sets.collect(),
         own: Vec::new(),
         deadline: None,
+        self_check: 0,
     }
 }
 
