@@ -14,6 +14,7 @@ mod replay;
 mod run;
 mod status;
 mod switch;
+mod top;
 mod trace;
 
 use std::io::Write as _;
@@ -76,6 +77,8 @@ pub enum Verb {
     Export(export::ExportArgs),
     /// Packets and what is decided of them, as it happens.
     Trace(trace::TraceArgs),
+    /// Rates and state, as a terminal shows them.
+    Top(top::TopArgs),
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
     /// Inspect everything from the next packet on, until `on`.
@@ -120,6 +123,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Rollback(args) => args.run(&cli.run_dir),
         Verb::Export(args) => export::run(args, &cli.state_dir),
         Verb::Trace(args) => trace::run(args, &pins),
+        Verb::Top(args) => top::run(args, &cli.run_dir),
         Verb::Replay(args) => replay::run(args, &cli.state_dir),
         Verb::Off(args) => switch::run(args, false, &pins, &cli.state_dir),
         Verb::On(args) => switch::run(args, true, &pins, &cli.state_dir),

@@ -16,7 +16,7 @@ use super::watch::seconds;
 use crate::datapath::{Loaded, Manifest};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, FetchError, SetId, Snapshot};
-use crate::observe::{self, Observation, PendingState};
+use crate::observe::{self, Observation, PendingState, Traffic};
 use crate::plan::{Plan, Refusal, Touched, touched};
 
 /// What `plan show` is told.
@@ -239,6 +239,13 @@ impl Daemon<'_> {
         self.take_feed(Trigger::Feed).await;
     }
 
+    /// What the generation that serves has decided; nothing, where the counters cannot be read.
+    fn traffic(&self) -> Traffic {
+        let traffic = Loaded::open(&self.settings.pins)
+            .and_then(|loaded| Ok(Traffic::of_generation(loaded.manifest(), &loaded.counts()?)));
+        traffic.unwrap_or_default()
+    }
+
     /// Tells everyone who looks.
     pub(super) fn tell(&self) {
         let inspecting = self.serving.as_ref().is_some_and(|serving| serving.inspecting);
@@ -260,6 +267,7 @@ impl Daemon<'_> {
             problem: self.problem.clone(),
             egress: self.egress.state(),
             self_check: self.checked_proposals.total(),
+            traffic: self.traffic(),
         });
     }
 }

@@ -5,6 +5,7 @@
 
 mod self_check;
 mod socket;
+mod traffic;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use crate::feed::FeedIdentity;
 pub use self_check::SelfCheck;
 pub(crate) use socket::FILE;
 pub use socket::read;
+pub use traffic::{Count, HookTraffic, OwnTraffic, ReasonTraffic, SetTraffic, Traffic};
 
 /// Version of the document; another one is not understood.
 pub const VERSION: u32 = 1;
@@ -48,6 +50,9 @@ pub struct Observation {
     /// What came of checking XDP's proposals, since the daemon started.
     #[serde(default)]
     pub self_check: SelfCheck,
+    /// What the generation that serves has decided, a second ago at most.
+    #[serde(default)]
+    pub traffic: Traffic,
 }
 
 /// The way out.

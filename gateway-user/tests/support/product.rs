@@ -62,7 +62,8 @@ impl<'a> Product<'a> {
         self.files.path().join("state")
     }
 
-    fn run_dir(&self) -> PathBuf {
+    /// The daemon's sockets.
+    pub(crate) fn run_dir(&self) -> PathBuf {
         self.files.path().join("run")
     }
 
