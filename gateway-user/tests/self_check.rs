@@ -118,7 +118,7 @@ fn the_daemon_says_once_for_a_generation_that_they_disagree() {
     let said = "XDP lets packets go direct that tc would not";
     daemon.wait_for_log(said, 1);
     wait_until("the daemon tells it", || {
-        product.status()["daemon"]["self_check"]["disagreed"] == count(INSPECTED)
+        product.status()["daemon"]["traffic"]["self_check"]["disagreed"] == count(INSPECTED)
     });
     let status = product.status();
     assert_eq!(status["self_check"]["checked"], 2 * count(DIRECT) + count(INSPECTED));

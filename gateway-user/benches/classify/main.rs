@@ -12,6 +12,7 @@ mod measure;
 mod report;
 mod rig;
 mod site;
+mod traced;
 
 use std::io::{self, Write as _};
 
@@ -64,6 +65,7 @@ fn main() -> Result<()> {
         report.tables.push(TableCost::measure(&table, size)?);
     }
     report.rows.push(live::metadata_accepted()?);
+    report.rows.extend(traced::rows()?);
     let mut out = io::stdout().lock();
     if json {
         eprintln!("{}", report.table_costs());

@@ -15,6 +15,7 @@ mod replay;
 mod run;
 mod status;
 mod switch;
+mod top;
 mod trace;
 
 use std::io::Write as _;
@@ -79,6 +80,8 @@ pub enum Verb {
     Exporter(exporter::ExporterArgs),
     /// Packets and what is decided of them, as it happens.
     Trace(trace::TraceArgs),
+    /// Rates and state, as a terminal shows them.
+    Top(top::TopArgs),
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
     /// Inspect everything from the next packet on, until `on`.
@@ -124,6 +127,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Export(args) => export::run(args, &cli.state_dir),
         Verb::Exporter(args) => exporter::run(args, &cli.run_dir),
         Verb::Trace(args) => trace::run(args, &pins),
+        Verb::Top(args) => top::run(args, &cli.run_dir),
         Verb::Replay(args) => replay::run(args, &cli.state_dir),
         Verb::Off(args) => switch::run(args, false, &pins, &cli.state_dir),
         Verb::On(args) => switch::run(args, true, &pins, &cli.state_dir),

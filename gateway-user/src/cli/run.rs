@@ -4,7 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
 
 use super::Cli;
 use crate::daemon::{self, Settings};
@@ -14,7 +16,8 @@ use crate::exit::Failure;
 /// Publish, hold and follow changes, in the foreground
 ///
 /// SIGHUP reads the configuration again; SIGTERM stops and, unless `on-stop = "detach"`, leaves
-/// the data plane marking. Log lines go to standard error; `RUST_LOG` changes how many.
+/// the data plane marking. Log lines go to the journal where systemd has started it, else to standard
+/// error; `RUST_LOG` changes how many.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The configuration file
@@ -28,13 +31,7 @@ pub struct RunArgs {
 ///
 /// As [`daemon::run`].
 pub(super) fn run(args: &RunArgs, cli: &Cli) -> Result<(), Failure> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_target(false)
-        .without_time()
-        .init();
+    log();
     let settings = Settings {
         config: args.config.clone(),
         pins: Pins::new(&cli.pins),
@@ -46,4 +43,27 @@ pub(super) fn run(args: &RunArgs, cli: &Cli) -> Result<(), Failure> {
     // A resolver that does not answer would keep the process until it gives up.
     runtime.shutdown_background();
     outcome
+}
+
+/// Records with their fields to the journal where that is where standard error goes, else lines of
+/// text.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    if is_journal()
+        && let Ok(journal) = tracing_journald::layer()
+    {
+        return registry.with(journal.with_field_prefix(Some("B365".to_owned()))).init();
+    }
+    let lines = fmt::layer().with_writer(io::stderr).with_target(false).without_time();
+    registry.with(lines).init();
+}
+
+/// Whether standard error is the stream that systemd has connected with the journal: it says so by
+/// device and inode (systemd.exec(5), `JOURNAL_STREAM`), since the variable is inherited by what has its
+/// standard error elsewhere.
+fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    nix::sys::stat::fstat(io::stderr())
+        .is_ok_and(|file| stream == format!("{}:{}", file.st_dev, file.st_ino))
 }

@@ -57,6 +57,8 @@ use crate::feed::Store;
 
 /// Messages can be lost, and a failed attachment has no message when it would work again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// What is told has counters in it.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where the daemon finds its things.
 #[derive(Clone, Debug)]
@@ -122,6 +124,8 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     daemon.take_feed(Trigger::Start).await;
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tell_again = interval(TELL_AGAIN);
+    tell_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let serving = daemon.serving.as_ref().map(|serving| &serving.revision.snapshot);
         let serving = serving.filter(|_| daemon.wanted.is_none());
@@ -142,6 +146,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
                 daemon.look_at_the_clock().await;
                 daemon.look_at_self_check();
             }
+            _ = tell_again.tick() => {}
             checked = daemon.watch.checked(serving) => {
                 daemon.checked(checked).await;
             }

@@ -34,7 +34,7 @@ pub use traffic::{
 pub const VERSION: u32 = 1;
 
 /// The daemon's state. Times are RFC 3339, UTC.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
     /// [`VERSION`].
     pub version: u32,

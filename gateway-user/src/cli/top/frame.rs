@@ -1,0 +1,325 @@
+//! What `top` shows at one moment: rates between two observations, and the state in words.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gateway_common::Reason;
+
+use crate::cli::output;
+use crate::observe::{Count, Observation, Traffic};
+
+/// Everything on the screen.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Frame {
+    /// The state, one line each; the ones that ask for a person come first.
+    pub(super) lines: Vec<Line>,
+    /// What goes direct and what is inspected.
+    pub(super) verdicts: Vec<Row>,
+    /// By reason, those that have been seen.
+    pub(super) reasons: Vec<Row>,
+    /// By endpoint set and own include.
+    pub(super) sets: Vec<Row>,
+}
+
+/// A line of the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) text: String,
+    /// Whether it asks for a person.
+    pub(super) urgent: bool,
+}
+
+/// A name and its rates.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) packets_per_second: f64,
+    pub(super) bits_per_second: f64,
+    /// Packets since the daemon began to count.
+    pub(super) packets: u64,
+}
+
+impl Row {
+    pub(super) const HEADS: [&'static str; 3] = ["packets/s", "bit/s", "packets"];
+
+    pub(super) fn cells(&self) -> [String; 3] {
+        let packets = self.packets.to_string();
+        [rate(self.packets_per_second), rate(self.bits_per_second), packets]
+    }
+}
+
+impl Frame {
+    /// What happened from `before` to `now`, in `elapsed`. The first time, before there is anything to
+    /// compare with, both are the same.
+    pub(super) fn of(before: &Observation, now: &Observation, elapsed: Duration) -> Self {
+        // Another daemon counts from another beginning.
+        let (was, is) = (&before.traffic, &now.traffic);
+        let nothing = Traffic::default();
+        let was = if before.started == now.started { was } else { &nothing };
+        let elapsed = if before.started == now.started { elapsed } else { Duration::ZERO };
+        let rows = |was: &BTreeMap<String, Count>, is: &BTreeMap<String, Count>| {
+            let row = |(name, count): (&String, &Count)| {
+                Row::between(name, was.get(name).copied().unwrap_or_default(), *count, elapsed)
+            };
+            is.iter().map(row).collect::<Vec<Row>>()
+        };
+        let (was_by_reason, by_reason) = (by_reason(was), by_reason(is));
+        let mut reasons = rows(&was_by_reason, &by_reason);
+        reasons.retain(|row| row.packets > 0);
+        Self {
+            lines: lines(now),
+            verdicts: rows(&by_verdict(&was_by_reason), &by_verdict(&by_reason)),
+            reasons,
+            sets: Vec::from_iter(
+                is.sets
+                    .iter()
+                    .map(|set| (set_name(set.id, &set.service_area), set.count))
+                    .chain(is.own.iter().map(|own| (format!("include {}", own.name), own.count))),
+            )
+            .into_iter()
+            .map(|(name, count)| {
+                let before =
+                    was.sets.iter().find(|set| set_name(set.id, &set.service_area) == name);
+                let own = was.own.iter().find(|own| format!("include {}", own.name) == name);
+                let before = before.map(|set| set.count).or_else(|| own.map(|own| own.count));
+                Row::between(&name, before.unwrap_or_default(), count, elapsed)
+            })
+            .collect(),
+        }
+    }
+
+    /// No daemon answers; `why`, if it is known.
+    pub(super) fn without_daemon(why: &str) -> Self {
+        let line = Line { text: why.to_owned(), urgent: true };
+        Self { lines: vec![line], verdicts: vec![], reasons: vec![], sets: vec![] }
+    }
+
+    /// The frame without a terminal to draw on.
+    pub(super) fn text(&self) -> String {
+        let mut parts: Vec<String> = self.lines.iter().map(|line| line.text.clone()).collect();
+        let tables = [("verdict", &self.verdicts), ("reason", &self.reasons), ("set", &self.sets)];
+        for (head, rows) in tables {
+            if rows.is_empty() {
+                continue;
+            }
+            let [packets_per_second, bits_per_second, packets] = Row::HEADS;
+            let mut table = output::table(&[head, packets_per_second, bits_per_second, packets]);
+            for row in rows {
+                let [packets_per_second, bits_per_second, packets] = row.cells();
+                table.add_row([row.name.clone(), packets_per_second, bits_per_second, packets]);
+            }
+            parts.push(table.to_string());
+        }
+        parts.join("\n")
+    }
+}
+
+impl Row {
+    fn between(name: &str, before: Count, now: Count, elapsed: Duration) -> Self {
+        // A counter that went back began anew.
+        let grown = |before: u64, now: u64| now.checked_sub(before).unwrap_or(now);
+        Self {
+            name: name.to_owned(),
+            packets_per_second: per_second(grown(before.packets, now.packets), elapsed),
+            bits_per_second: 8.0 * per_second(grown(before.bytes, now.bytes), elapsed),
+            packets: now.packets,
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "rates are shown with three digits")]
+fn per_second(count: u64, elapsed: Duration) -> f64 {
+    if elapsed.is_zero() { 0.0 } else { count as f64 / elapsed.as_secs_f64() }
+}
+
+/// A number of at most four digits and a prefix of powers of 1000.
+fn rate(mut rate: f64) -> String {
+    for prefix in ["", " k", " M"] {
+        if rate < 9_999.5 {
+            return format!("{rate:.0}{prefix}");
+        }
+        rate /= 1000.0;
+    }
+    format!("{rate:.0} G")
+}
+
+fn set_name(id: u32, area: &str) -> String {
+    format!("{id} {area}")
+}
+
+fn by_reason(traffic: &Traffic) -> BTreeMap<String, Count> {
+    let mut sums: BTreeMap<String, Count> = BTreeMap::new();
+    for reason in traffic.hooks.iter().flat_map(|hook| &hook.reasons) {
+        let sum = sums.entry(reason.reason.clone()).or_default();
+        *sum = sum.plus(reason.count);
+    }
+    sums
+}
+
+fn by_verdict(by_reason: &BTreeMap<String, Count>) -> BTreeMap<String, Count> {
+    let mut sums =
+        BTreeMap::from(["direct", "inspect"].map(|it| (it.to_owned(), Count::default())));
+    for (reason, count) in by_reason {
+        let verdict = if reason == Reason::Matched.name() { "direct" } else { "inspect" };
+        let sum = sums.entry(verdict.to_owned()).or_default();
+        *sum = sum.plus(*count);
+    }
+    sums
+}
+
+fn lines(now: &Observation) -> Vec<Line> {
+    let mut urgent: Vec<String> = Vec::new();
+    match &now.switches {
+        Some(switches) if !switches.on => {
+            urgent.push("OFF: everything is inspected until `breakout365 on`".to_owned());
+        }
+        Some(switches) => urgent.extend(
+            switches.inspecting.as_ref().map(|why| format!("everything is inspected: {why}")),
+        ),
+        None => {}
+    }
+    if now.feed.stale {
+        urgent.push("the feed was not checked within max-age".to_owned());
+    }
+    if now.traffic.self_check.disagreed > 0 {
+        urgent.push(format!(
+            "{} of {} proposals of XDP that tc checked were wrong, and inspected",
+            now.traffic.self_check.disagreed, now.traffic.self_check.checked
+        ));
+    }
+    urgent.extend(now.problem.clone());
+    urgent.extend(now.feed.problem.clone());
+    urgent.extend(now.egress.iter().filter_map(|egress| egress.problem.clone()));
+    urgent.extend(now.pending.as_ref().map(|plan| format!("plan {} waits", plan.id)));
+    urgent.extend(now.confirm_until.as_ref().map(|until| format!("on trial until {until}")));
+    let generation = now.generation.map_or_else(|| "none".to_owned(), |it| it.to_string());
+    let feed = now.feed.serving.as_ref().map_or_else(|| "none yet".to_owned(), ToString::to_string);
+    let uplink = now.egress.as_ref().map_or("not kept by breakout365", |it| it.interface.as_str());
+    let calm = [
+        format!("generation {generation}, daemon {} since {}", now.pid, now.started),
+        format!("feed {feed}"),
+        format!("uplink {uplink}"),
+    ];
+    let urgent = urgent.into_iter().map(|text| Line { text, urgent: true });
+    urgent.chain(calm.into_iter().map(|text| Line { text, urgent: false })).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::observe::{
+        Carrier, FeedState, HookTraffic, OwnTraffic, ReasonTraffic, SelfCheck, SetTraffic,
+        Switches, VERSION,
+    };
+
+    fn count(packets: u64) -> Count {
+        Count { packets, bytes: packets * 100 }
+    }
+
+    /// A daemon of this start that has let `direct` packets go and inspected three times as many.
+    pub(in crate::cli::top) fn observation(started: &str, direct: u64) -> Observation {
+        let reason = |reason: Reason, packets| ReasonTraffic {
+            reason: reason.name().to_owned(),
+            count: count(packets),
+        };
+        let reasons = vec![
+            reason(Reason::Matched, direct),
+            reason(Reason::NoPrefix, 3 * direct),
+            reason(Reason::Ipsec, 0),
+        ];
+        Observation {
+            version: VERSION,
+            pid: 42,
+            started: started.to_owned(),
+            generation: Some(7),
+            switches: Some(Switches { on: true, deadline: Some(60), inspecting: None }),
+            feed: FeedState::default(),
+            traffic: Traffic {
+                hooks: vec![HookTraffic {
+                    interface: Some("lan0".to_owned()),
+                    carrier: Carrier::Xdp,
+                    reasons,
+                    metadata_unsupported: Count::default(),
+                }],
+                sets: vec![SetTraffic {
+                    id: 1,
+                    service_area: "Exchange".to_owned(),
+                    category: "Optimize".to_owned(),
+                    count: count(direct),
+                }],
+                own: vec![OwnTraffic { name: "branch".to_owned(), count: count(direct) }],
+                ..Traffic::default()
+            },
+            ..Observation::default()
+        }
+    }
+
+    fn rates(rows: &[Row]) -> Vec<(&str, String, String)> {
+        rows.iter()
+            .map(|row| {
+                let [packets, bits, _] = row.cells();
+                (row.name.as_str(), packets, bits)
+            })
+            .collect()
+    }
+
+    fn of(name: &str, packets: &str, bits: &str) -> (String, String, String) {
+        (name.to_owned(), packets.to_owned(), bits.to_owned())
+    }
+
+    fn assert_rates(rows: &[Row], expected: &[(String, String, String)]) {
+        let seen: Vec<_> = rates(rows).into_iter().map(|(n, p, b)| (n.to_owned(), p, b)).collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn rates_are_what_was_counted_in_between() {
+        let (before, now) = (observation("a", 1000), observation("a", 3000));
+        let frame = Frame::of(&before, &now, Duration::from_secs(2));
+        let direct = of("direct", "1000", "800 k");
+        assert_rates(&frame.verdicts, &[direct, of("inspect", "3000", "2400 k")]);
+        let matched = of("matched", "1000", "800 k");
+        assert_rates(&frame.reasons, &[matched, of("no_prefix", "3000", "2400 k")]);
+        let set = of("1 Exchange", "1000", "800 k");
+        assert_rates(&frame.sets, &[set, of("include branch", "1000", "800 k")]);
+        assert!(frame.lines.iter().all(|line| !line.urgent), "{:?}", frame.lines);
+    }
+
+    #[test]
+    fn counters_that_begin_anew_are_no_negative_rate() {
+        let (before, now) = (observation("a", 1000), observation("a", 10));
+        let frame = Frame::of(&before, &now, Duration::from_secs(1));
+        assert_rates(&frame.verdicts, &[of("direct", "10", "8000"), of("inspect", "30", "24 k")]);
+        // Another daemon: how long it has counted is not known.
+        let now = observation("b", 10);
+        let frame = Frame::of(&before, &now, Duration::from_secs(1));
+        assert_rates(&frame.verdicts, &[of("direct", "0", "0"), of("inspect", "0", "0")]);
+    }
+
+    #[test]
+    fn what_asks_for_a_person_comes_first() {
+        let mut now = observation("a", 1);
+        now.switches = Some(Switches {
+            on: false,
+            deadline: None,
+            inspecting: Some("switched_off".to_owned()),
+        });
+        now.traffic.self_check = SelfCheck { checked: 9, disagreed: 2 };
+        now.problem = Some("the disk is full".to_owned());
+        let frame = Frame::of(&now, &now, Duration::ZERO);
+        let urgent: Vec<_> =
+            frame.lines.iter().filter(|it| it.urgent).map(|it| it.text.as_str()).collect();
+        let [off, check, problem] = urgent[..] else { panic!("{urgent:?}") };
+        assert!(off.starts_with("OFF: everything is inspected"));
+        assert!(check.starts_with("2 of 9 proposals"));
+        assert_eq!(problem, "the disk is full");
+        assert!(frame.lines[0].urgent && !frame.lines[3].urgent);
+    }
+
+    #[test]
+    fn rates_have_four_digits_at_most() {
+        let shown = [0.0, 0.4, 999.0, 9_999.0, 10_000.0, 9_999_400.0, 1e7, 4e10, 1.2e13].map(rate);
+        let expected = ["0", "0", "999", "9999", "10 k", "9999 k", "10 M", "40 G", "12000 G"];
+        assert_eq!(shown, expected.map(str::to_owned));
+    }
+}
