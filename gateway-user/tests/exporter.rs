@@ -228,7 +228,7 @@ fn clients_that_send_too_much_or_too_slowly_keep_nobody_out() {
 fn other_machines_need_tls_and_a_token() {
     let site = Site::new();
     let product = Product::new(&site, "auto");
-    site.gateway.run("ip address add 192.0.2.1/24 dev lan0").unwrap();
+    site.gateway.run("ip address add 198.51.100.9/32 dev lan0").unwrap();
     let (cert, key, token) = (product.file("cert"), product.file("key"), product.file("token"));
     let made = generate_simple_self_signed(["gateway.test".to_owned()]).unwrap();
     fs::write(&cert, made.cert.pem()).unwrap();
@@ -238,12 +238,16 @@ fn other_machines_need_tls_and_a_token() {
     let [cert_word, key_word, token_word] = words([&cert, &key, &token]);
     let tls = ["--tls-cert", cert_word.as_str(), "--tls-key", key_word.as_str()];
     let with_token = ["--token-file", token_word.as_str()];
-    let listen = ["exporter", "--listen", "192.0.2.1:9365"];
+    let listen = ["exporter", "--listen", "198.51.100.9:9365"];
     let usage = Exit::Usage as i32;
     for insecure in
         [&listen[..], &[&listen[..], &tls].concat(), &[&listen[..], &with_token].concat()]
     {
-        product.assert_refused(insecure, usage, &["192.0.2.1:9365", "--token-file", "127.0.0.1"]);
+        product.assert_refused(
+            insecure,
+            usage,
+            &["198.51.100.9:9365", "--token-file", "127.0.0.1"],
+        );
     }
     product.assert_refused(&["exporter", "--tls-cert", &cert_word], usage, &["--tls-key"]);
     let swapped = ["exporter", "--tls-cert", &key_word, "--tls-key", &cert_word];
@@ -266,7 +270,7 @@ fn other_machines_need_tls_and_a_token() {
         let config = Arc::clone(&config);
         site.gateway
             .enter(move || {
-                let stream = TcpStream::connect("192.0.2.1:9365").ok()?;
+                let stream = TcpStream::connect("198.51.100.9:9365").ok()?;
                 let name = ServerName::try_from("gateway.test").unwrap();
                 let connection = ClientConnection::new(config, name).unwrap();
                 let mut tls = StreamOwned::new(connection, stream);
@@ -292,7 +296,7 @@ fn other_machines_need_tls_and_a_token() {
     assert_eq!(answer.status, 200);
     assert_eq!(samples(&answer.body)["breakout365_up"], 1.0);
     // Without TLS nothing is answered.
-    let plain = get(&site.gateway, "192.0.2.1:9365", "/healthz", "");
+    let plain = get(&site.gateway, "198.51.100.9:9365", "/healthz", "");
     assert!(plain.is_err(), "{plain:?}");
     daemon.terminate();
 }
