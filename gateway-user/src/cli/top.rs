@@ -4,7 +4,7 @@ mod frame;
 mod screen;
 
 use std::io::{self, IsTerminal as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -147,7 +147,7 @@ fn listen(tell: &mpsc::UnboundedSender<News>) {
 }
 
 /// The daemon's thread: while it publishes, it answers late.
-fn look(tell: &mpsc::UnboundedSender<News>, run_dir: &PathBuf) {
+fn look(tell: &mpsc::UnboundedSender<News>, run_dir: &Path) {
     while tell.send(News::Seen(Box::new(observe::read(run_dir)))).is_ok() {
         thread::sleep(PERIOD);
     }

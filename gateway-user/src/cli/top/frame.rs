@@ -66,25 +66,18 @@ impl Frame {
         let (was_by_reason, by_reason) = (by_reason(was), by_reason(is));
         let mut reasons = rows(&was_by_reason, &by_reason);
         reasons.retain(|row| row.packets > 0);
+        let were: BTreeMap<String, Count> = named(was).into_iter().collect();
         Self {
             lines: lines(now),
             verdicts: rows(&by_verdict(&was_by_reason), &by_verdict(&by_reason)),
             reasons,
-            sets: Vec::from_iter(
-                is.sets
-                    .iter()
-                    .map(|set| (set_name(set.id, &set.service_area), set.count))
-                    .chain(is.own.iter().map(|own| (format!("include {}", own.name), own.count))),
-            )
-            .into_iter()
-            .map(|(name, count)| {
-                let before =
-                    was.sets.iter().find(|set| set_name(set.id, &set.service_area) == name);
-                let own = was.own.iter().find(|own| format!("include {}", own.name) == name);
-                let before = before.map(|set| set.count).or_else(|| own.map(|own| own.count));
-                Row::between(&name, before.unwrap_or_default(), count, elapsed)
-            })
-            .collect(),
+            sets: named(is)
+                .into_iter()
+                .map(|(name, count)| {
+                    let before = were.get(&name).copied().unwrap_or_default();
+                    Row::between(&name, before, count, elapsed)
+                })
+                .collect(),
         }
     }
 
@@ -143,8 +136,12 @@ fn rate(mut rate: f64) -> String {
     format!("{rate:.0} G")
 }
 
-fn set_name(id: u32, area: &str) -> String {
-    format!("{id} {area}")
+/// What went direct by endpoint set and by own include, as they are shown.
+fn named(traffic: &Traffic) -> Vec<(String, Count)> {
+    let sets = traffic.sets.iter();
+    let sets = sets.map(|set| (format!("{} {}", set.id, set.service_area), set.count));
+    let own = traffic.own.iter().map(|own| (format!("include {}", own.name), own.count));
+    sets.chain(own).collect()
 }
 
 fn by_reason(traffic: &Traffic) -> BTreeMap<String, Count> {
