@@ -11,6 +11,7 @@ mod plan;
 pub mod plan_text;
 mod policy;
 mod replay;
+mod revoke;
 mod run;
 mod status;
 mod switch;
@@ -76,9 +77,11 @@ pub enum Verb {
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
     /// Inspect everything from the next packet on, until `on`.
-    Off(switch::SwitchArgs),
+    Off(switch::OffArgs),
     /// Let what is selected go direct again.
     On(switch::SwitchArgs),
+    /// End direct flows, so that they are decided anew.
+    Revoke(revoke::RevokeArgs),
     /// Take back everything that is ours.
     Down(down::DownArgs),
 }
@@ -117,8 +120,9 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Rollback(args) => args.run(&cli.run_dir),
         Verb::Export(args) => export::run(args, &cli.state_dir),
         Verb::Replay(args) => replay::run(args, &cli.state_dir),
-        Verb::Off(args) => switch::run(args, false, &pins, &cli.state_dir),
-        Verb::On(args) => switch::run(args, true, &pins, &cli.state_dir),
+        Verb::Off(args) => switch::off(args, &pins, cli),
+        Verb::On(args) => switch::on(args, &pins, &cli.state_dir),
+        Verb::Revoke(args) => args.run(&cli.run_dir),
         Verb::Down(args) => down::run(args, &pins),
     }
 }
