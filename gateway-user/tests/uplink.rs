@@ -221,6 +221,21 @@ fn one_lost_round_changes_nothing_and_one_answered_round_neither() {
 }
 
 #[test]
+fn a_client_that_only_waits_for_data_is_reset_at_once_too() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, &format!("{EGRESS}masquerade = true\n"));
+    wait_for(&product, "up", None);
+    let mut flows = Flows::open(&network);
+    network.direct.run("ip link set in0 down").unwrap();
+    for flow in &mut flows.direct {
+        let heard = flow.wait();
+        assert!(heard.contains("reset"), "{heard}");
+    }
+    flows.assert_inspected_ones_live();
+    daemon.terminate();
+}
+
+#[test]
 fn block_refuses_new_direct_flows_while_the_uplink_is_down_and_nothing_else() {
     let network = Network::new();
     let egress = EGRESS.replace("gateway4", "on-failure = \"block\"\ngateway4");
@@ -320,6 +335,13 @@ fn three_capabilities_are_enough_for_probes_and_for_ending_flows() {
         network.direct.run("ip address replace fd36:2::2/64 dev in0 nodad").unwrap();
         network.direct.ip(&default_routes(2, 1).replace("add", "replace")).unwrap();
     };
+    wait_for(&product, "up", None);
+    let mut waiting = DIRECT.map(|to| network.flow(to).unwrap());
+    assert_eq!(waiting.each_mut().map(Flow::ask), ["direct"; 2]);
     goes_and_comes(&network, &product, "no_carrier", &fail, &mend);
+    for flow in &mut waiting {
+        let heard = flow.wait();
+        assert!(heard.contains("reset"), "{heard}");
+    }
     daemon.terminate();
 }

@@ -5,6 +5,7 @@ use nix::libc;
 use tracing::warn;
 
 use super::flows::{Conntrack, Ended, Flow};
+use super::nudge::{Pair, nudge};
 use super::{EgressError, Wanted, nft, ruleset};
 
 /// So many elements of a set go into one transaction: a text of some hundred kilobytes.
@@ -20,11 +21,20 @@ pub(super) async fn end(
     let mut flows = conntrack.direct(wanted).await?;
     flows.retain(picked);
     // First what resets them: in between, a packet would go on as a new flow.
-    let tcp: Vec<&Flow> = flows.iter().filter(|flow| is_tcp(flow)).collect();
+    let tcp = flows.iter().filter(|flow| is_tcp(flow));
+    let tcp: Vec<Pair> = tcp.map(|flow| (flow.source, flow.destination)).collect();
     for some in tcp.chunks(AT_ONCE) {
-        nft::apply(&ruleset::ended(some.iter().map(|flow| (flow.source, flow.destination))))?;
+        nft::apply(&ruleset::ended(some))?;
+        // Without it, clients that only wait are not reset before they speak.
+        if let Err(error) = nft::apply(&ruleset::nudged(some)) {
+            warn!("clients that only wait are not reset yet: {error}");
+        }
     }
     let ended = conntrack.remove(&flows).await?;
+    if !tcp.is_empty() {
+        let mark = wanted.egress.decided;
+        tokio::task::spawn_blocking(move || nudge(&tcp, mark));
+    }
     if ended.left > 0 {
         warn!("{} direct flows are forwarded by hardware and go on until they end", ended.left);
     }

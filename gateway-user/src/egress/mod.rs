@@ -6,7 +6,8 @@
 //!
 //! The uplink's health, family by family: `sight` sees link, next hop and neighbour, `fault` judges
 //! them; `probe` connects through it, `hysteresis` counts; `standing` holds the state that follows.
-//! `flows` lists and removes conntrack entries of direct flows, `ending` has their rest reset.
+//! `flows` lists and removes conntrack entries of direct flows, `ending` has their rest reset,
+//! `nudge` makes a client speak that only waits.
 //!
 //! [`take_back()`] is what `down` does: what is ours is known by its protocol number and its comment,
 //! so no configuration is needed for it.
@@ -21,6 +22,7 @@ mod hysteresis;
 mod keeper;
 mod netlink;
 mod nft;
+mod nudge;
 mod place;
 mod probe;
 mod reverse_path;

@@ -8,11 +8,11 @@
 //! A direct flow that has lost its way is never handed to an inspector in its middle: TCP is reset, so
 //! that the client connects anew. That is what the sets are for, and the chain `lost`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 
 use super::Wanted;
+use super::nudge::Pair;
 use super::routing::Family;
 use crate::config::OnFailure;
 
@@ -54,6 +54,25 @@ table inet {TABLE} {{
         type ipv6_addr . inet_service . ipv6_addr . inet_service
         flags timeout
         timeout {ENDED}
+    }}
+    map nudged4 {{
+        type ipv4_addr . inet_service . ipv4_addr : inet_service
+        flags timeout
+        timeout {ENDED}
+    }}
+    map nudged6 {{
+        type ipv6_addr . inet_service . ipv6_addr : inet_service
+        flags timeout
+        timeout {ENDED}
+    }}
+    chain output {{
+        type filter hook output priority raw; policy accept;
+        meta mark {decided:#010x} fib saddr type != local meta l4proto tcp goto nudge
+    }}
+    chain nudge {{
+        notrack
+        tcp sport set ip daddr . tcp dport . ip saddr map @nudged4
+        tcp sport set ip6 daddr . tcp dport . ip6 saddr map @nudged6
     }}
     chain prerouting {{
         type filter hook prerouting priority mangle - 10; policy accept;
@@ -158,23 +177,40 @@ fn no_way(wanted: &Wanted, closed: &BTreeSet<Family>, is_direct: &str) -> String
     no_way
 }
 
-/// What `nft -f` takes to have the middle of these TCP flows, from source to destination, reset.
-pub(super) fn ended(flows: impl Iterator<Item = (SocketAddr, SocketAddr)>) -> String {
-    let (mut ended4, mut ended6) = (Vec::new(), Vec::new());
-    for (source, destination) in flows {
-        let list = if destination.is_ipv4() { &mut ended4 } else { &mut ended6 };
-        list.push(format!(
-            "{} . {} . {} . {}",
-            source.ip(),
-            source.port(),
-            destination.ip(),
-            destination.port()
-        ));
+/// What `nft -f` takes to have the middle of these TCP flows, from client to server, reset.
+pub(super) fn ended(flows: &[Pair]) -> String {
+    let names = flows.iter().map(|(client, server)| {
+        let name =
+            format!("{} . {} . {} . {}", client.ip(), client.port(), server.ip(), server.port());
+        (Family::of(server.ip()), name)
+    });
+    elements(["ended4", "ended6"], names)
+}
+
+/// What `nft -f` takes to have segments to these clients come from the port of their server.
+pub(super) fn nudged(flows: &[Pair]) -> String {
+    // Of two flows that differ by the server's port alone, one is enough to refuse the text.
+    let ports: BTreeMap<_, _> =
+        flows.iter().map(|(client, server)| ((*client, server.ip()), server.port())).collect();
+    let names = ports.into_iter().map(|((client, server), port)| {
+        let name = format!("{} . {} . {server} : {port}", client.ip(), client.port());
+        (Family::of(server), name)
+    });
+    elements(["nudged4", "nudged6"], names)
+}
+
+fn elements(sets: [&str; 2], names: impl Iterator<Item = (Family, String)>) -> String {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for (family, name) in names {
+        match family {
+            Family::V4 => v4.push(name),
+            Family::V6 => v6.push(name),
+        }
     }
     let mut text = String::new();
-    for (set, list) in [("ended4", ended4), ("ended6", ended6)] {
-        if !list.is_empty() {
-            writeln!(text, "add element inet {TABLE} {set} {{ {} }}", list.join(", ")).ok();
+    for (set, names) in sets.into_iter().zip([v4, v6]) {
+        if !names.is_empty() {
+            writeln!(text, "add element inet {TABLE} {set} {{ {} }}", names.join(", ")).ok();
         }
     }
     text
@@ -267,11 +303,15 @@ mod tests {
             flow("10.0.0.2:1001", "40.96.0.1:443"),
         ];
         assert_eq!(
-            ended(flows.into_iter()),
+            ended(&flows),
             "add element inet breakout365 ended4 { 10.0.0.1 . 1000 . 40.96.0.1 . 443, 10.0.0.2 . \
              1001 . 40.96.0.1 . 443 }\nadd element inet breakout365 ended6 { fd00::1 . 7 . \
              2603:1006::1 . 443 }\n"
         );
-        assert_eq!(ended(std::iter::empty()), "");
+        assert_eq!(
+            nudged(&flows[1..2]),
+            "add element inet breakout365 nudged6 { fd00::1 . 7 . 2603:1006::1 : 443 }\n"
+        );
+        assert_eq!(ended(&[]), "");
     }
 }

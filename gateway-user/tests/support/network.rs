@@ -150,6 +150,15 @@ impl Flow {
         self.answer().to_lowercase()
     }
 
+    /// What a TCP client hears that says nothing and waits, in small letters.
+    pub(crate) fn wait(&mut self) -> String {
+        let Self::Tcp(stream) = self else { panic!("no TCP") };
+        match stream.read(&mut [0]) {
+            Ok(length) => format!("{length} bytes"),
+            Err(error) => error.to_string().to_lowercase(),
+        }
+    }
+
     /// The whole answer: who, and which address they see.
     pub(crate) fn answer(&mut self) -> String {
         let mut answer = [0; 128];
