@@ -67,10 +67,7 @@ impl Keeper {
         let before = self.wanted.as_ref().and_then(|wanted| wanted.egress.health.as_ref());
         let is_same_health = before.is_some() && before == egress.health.as_ref();
         let standings = self.standings.with(egress, is_same_health);
-        let mut look = look(wanted, &mut self.applied, &standings).await?;
-        if !may_wait && let Some(problem) = look.problem.take() {
-            return Err(problem);
-        }
+        let look = look(wanted, &mut self.applied, &standings, may_wait).await?;
         if self.watch.is_none() {
             self.watch = Some(Watch::listen()?);
         }
@@ -102,7 +99,7 @@ impl Keeper {
     /// families as the uplink stands now.
     pub async fn look_again(&mut self) {
         let Some(wanted) = &self.wanted else { return };
-        let look = match look(wanted, &mut self.applied, &self.standings).await {
+        let look = match look(wanted, &mut self.applied, &self.standings, true).await {
             Ok(look) => look,
             Err(problem) => {
                 // Else flows that are inspected now would be taken for direct ones, and moved once

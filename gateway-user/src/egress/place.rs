@@ -43,11 +43,13 @@ impl Look {
     }
 }
 
-/// Looks, and does what is to be done.
+/// Looks, and does what is to be done. Unless it `may_wait`, an uplink that is not there or a next hop
+/// that cannot be reached is an error, and what was in place before still is.
 pub(super) async fn look(
     wanted: &Wanted,
     applied: &mut Applied,
     standings: &Standings,
+    may_wait: bool,
 ) -> Result<Look, EgressError> {
     let netlink = Netlink::open()?;
     let sight = netlink.see_uplink(&wanted.egress).await?;
@@ -62,7 +64,11 @@ pub(super) async fn look(
     }
     if sight.link.is_none() {
         let name = wanted.egress.interface.clone();
-        look.problem = Some(EgressError::NoInterface { name });
+        let problem = EgressError::NoInterface { name };
+        if !may_wait {
+            return Err(problem);
+        }
+        look.problem = Some(problem);
     }
     let leaves_routes =
         |family: &Family| look.faults.get(family).is_none_or(|it| it.leaves_routes());
@@ -85,7 +91,11 @@ pub(super) async fn look(
         // Of an uplink that is down it is no wonder.
         if !look.faults.contains_key(&route.family) {
             let (gateway, interface) = (route.gateway, wanted.egress.interface.clone());
-            look.problem = Some(EgressError::Route { gateway, interface, source });
+            let problem = EgressError::Route { gateway, interface, source };
+            if !may_wait {
+                return Err(problem);
+            }
+            look.problem = Some(problem);
             look.faults.insert(route.family, Fault::NotInPlace);
         }
     }

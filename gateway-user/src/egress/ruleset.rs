@@ -30,6 +30,7 @@ const ENDED: &str = "1m";
 ///
 /// The chain stands before `mangle`, where TPROXY rules are, and after conntrack (-200): an
 /// inspector on this machine sees the restored mark.
+#[expect(clippy::too_many_lines, reason = "one text, to be read in one piece")]
 pub(super) fn text(wanted: &Wanted, closed: &BTreeSet<Family>) -> String {
     let (egress, mark) = (&wanted.egress, wanted.mark);
     let inside: Vec<String> = wanted.inside.iter().map(|name| format!("{name:?}")).collect();
