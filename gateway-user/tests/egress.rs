@@ -5,226 +5,15 @@
 
 mod support;
 
-use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
 use gateway_user::exit::Exit;
-use ipnet::IpNet;
 use nix::sys::signal::Signal;
-use support::product::{Product, with_hook};
-use support::{CLIENT, LAN, Site, wait_until};
-use xtask::testbed::{BpfFs, EchoServers, End, Namespace, Offloads, link};
-
-const UPLINK: &str = "up0";
-const EGRESS: &str =
-    "[egress]\ninterface = \"up0\"\ngateway4 = \"10.36.2.2\"\ngateway6 = \"fd36:2::2\"\n";
-const DIRECT: [&str; 2] = ["40.96.0.1:443", "[2603:1006::1]:443"];
-/// Right beside them: another port.
-const INSPECTED: [&str; 2] = ["40.96.0.1:444", "[2603:1006::1]:444"];
-
-/// A gateway whose main table leads to an inspector, and whose uplink to a direct hop. Both answer
-/// for every address with their own name and the address they see:
-///
-/// ```text
-/// client eth0 ── lan0 gateway insp0 ── in0 inspector
-///                             up0 ──── in0 direct
-/// ```
-struct Network {
-    site: Site,
-    _inspector: Namespace,
-    direct: Namespace,
-}
-
-impl Network {
-    fn new() -> Self {
-        let site = Site {
-            client: Namespace::new("client").unwrap(),
-            gateway: Namespace::new("gateway").unwrap(),
-            bpffs: BpfFs::new().unwrap(),
-        };
-        let [inspector, direct] = ["inspector", "direct"].map(|role| Namespace::new(role).unwrap());
-        join((&site.gateway, LAN), (&site.client, CLIENT), 1);
-        join((&site.gateway, UPLINK), (&direct, "in0"), 2);
-        join((&site.gateway, "insp0"), (&inspector, "in0"), 3);
-        site.client.ip(&default_routes(1, 1)).unwrap();
-        site.gateway.ip(&default_routes(3, 2)).unwrap();
-        site.gateway.forward().unwrap();
-        for (hop, number) in [(&direct, 2), (&inspector, 3)] {
-            hop.ip(&default_routes(number, 1)).unwrap();
-            serve(hop);
-        }
-        // A new link's carrier, and the addresses and routes that hang on it, come a moment later.
-        wait_until("every link is up", || {
-            let routes = site.gateway.run("ip -d route show table all").unwrap();
-            !routes.contains("linkdown") && routes.matches("local fe80::").count() == 3
-        });
-        Self { site, _inspector: inspector, direct }
-    }
-
-    fn product(&self) -> Product<'_> {
-        let product = Product::new(&self.site, "auto");
-        product.configure(&config(EGRESS));
-        product
-    }
-
-    /// A new TCP flow from the client; `None` where nobody answers.
-    fn flow(&self, to: &str) -> Option<Flow> {
-        let to: SocketAddr = to.parse().unwrap();
-        let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(2));
-        let stream = self.site.client.enter(connect).unwrap().ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        Some(Flow::Tcp(stream))
-    }
-
-    /// A new UDP flow from the client.
-    fn datagrams(&self, to: &str) -> Flow {
-        let open = || {
-            let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-            let socket = UdpSocket::bind(any).unwrap();
-            socket.connect(to).unwrap();
-            socket
-        };
-        let socket = self.site.client.enter(open).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        Flow::Udp(socket)
-    }
-
-    /// Who answers a new flow, by TCP.
-    fn way(&self, to: &str) -> String {
-        self.flow(to).map_or_else(|| "nobody".to_owned(), |mut flow| flow.ask())
-    }
-
-    /// Asserts that of both families, and both protocols, what the table says is direct and the rest
-    /// inspected.
-    fn assert_it_parts(&self) {
-        for to in DIRECT {
-            assert_eq!(self.way(to), "direct", "tcp {to}");
-            assert_eq!(self.datagrams(to).ask(), "direct", "udp {to}");
-        }
-        for to in INSPECTED {
-            assert_eq!(self.way(to), "inspector", "tcp {to}");
-        }
-    }
-
-    fn assert_all_is_inspected(&self) {
-        for to in DIRECT.into_iter().chain(INSPECTED) {
-            assert_eq!(self.way(to), "inspector", "{to}");
-        }
-    }
-
-    /// Rules, routes of every table, and the whole nftables ruleset with handles.
-    fn everything(&self) -> Vec<String> {
-        [
-            "ip -d rule",
-            "ip -6 -d rule",
-            "ip -d route show table all",
-            "ip -6 -d route show table all",
-            "nft -s -a list ruleset",
-        ]
-        .map(|command| self.site.gateway.run(command).unwrap())
-        .into()
-    }
-
-    fn gateway(&self, command: &str) -> String {
-        self.site.gateway.run(command).unwrap()
-    }
-}
-
-/// A flow from the client, with whoever answers.
-enum Flow {
-    Tcp(TcpStream),
-    Udp(UdpSocket),
-}
-
-impl Flow {
-    /// Asks once more: who answers, `direct` or `inspector`.
-    fn ask(&mut self) -> String {
-        self.answer().split(' ').next().unwrap().to_owned()
-    }
-
-    /// The whole answer: who, and which address they see.
-    fn answer(&mut self) -> String {
-        let mut answer = [0; 128];
-        let length = match self {
-            Self::Tcp(stream) => stream.write_all(b".").and_then(|()| stream.read(&mut answer)),
-            Self::Udp(socket) => socket.send(b".").and_then(|_| socket.recv(&mut answer)),
-        };
-        match length {
-            Ok(length) => String::from_utf8_lossy(&answer[..length]).into_owned(),
-            Err(error) => format!("nobody ({error})"),
-        }
-    }
-}
-
-/// Joins two namespaces; the first has host number 1 in network `number`, the other 2.
-fn join(one: (&Namespace, &str), other: (&Namespace, &str), number: u8) {
-    let addresses = |host: u8| -> Vec<IpNet> {
-        [format!("10.36.{number}.{host}/24"), format!("fd36:{number}::{host}/64")]
-            .map(|net| net.parse().unwrap())
-            .into()
-    };
-    let (ones, others) = (addresses(1), addresses(2));
-    let mac = |host| [2, 0x36, 0, 0, number, host];
-    link(
-        &End { namespace: one.0, interface: one.1, mac: mac(1), addresses: &ones },
-        &End { namespace: other.0, interface: other.1, mac: mac(2), addresses: &others },
-        Offloads::Default,
-    )
-    .unwrap();
-}
-
-fn default_routes(number: u8, host: u8) -> String {
-    format!(
-        "route add default via 10.36.{number}.{host}\nroute add default via fd36:{number}::{host}\n"
-    )
-}
-
-/// Answers in `hop`, until this process ends, every byte and datagram with the hop's name and the
-/// sender's address.
-fn serve(hop: &Namespace) {
-    let prefixes = ["40.96.0.0/13", "2603:1006::/40"].map(|prefix| prefix.parse().unwrap());
-    EchoServers::own(hop, &BTreeSet::from(prefixes)).unwrap();
-    let bind = || {
-        let tcp: Vec<_> = DIRECT.into_iter().chain(INSPECTED).map(TcpListener::bind).collect();
-        (tcp, DIRECT.map(UdpSocket::bind))
-    };
-    let (tcp, udp) = hop.enter(bind).unwrap();
-    for listener in tcp {
-        let (listener, name) = (listener.unwrap(), hop.role().to_owned());
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let name = name.clone();
-                thread::spawn(move || converse(stream, &name));
-            }
-        });
-    }
-    for socket in udp {
-        let (socket, name) = (socket.unwrap(), hop.role().to_owned());
-        thread::spawn(move || {
-            let mut byte = [0];
-            while let Ok((_, from)) = socket.recv_from(&mut byte) {
-                socket.send_to(format!("{name} {}", from.ip()).as_bytes(), from).ok();
-            }
-        });
-    }
-}
-
-fn converse(mut stream: TcpStream, name: &str) {
-    let Ok(from) = stream.peer_addr() else { return };
-    let mut byte = [0];
-    while stream.read(&mut byte).is_ok_and(|length| length > 0) {
-        if stream.write_all(format!("{name} {}", from.ip()).as_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
-fn config(egress: &str) -> String {
-    format!("{}{egress}", with_hook(LAN, "auto"))
-}
+use support::network::{
+    DIRECT, EGRESS, Flow, INSPECTED, Network, UPLINK, config, default_routes, join,
+};
+use support::wait_until;
 
 const EXCLUDE: &str =
     "[[policy.exclude]]\nname = \"some\"\nprefixes = [\"40.96.0.0/16\", \"2603:1006::/48\"]\n";
@@ -385,26 +174,30 @@ fn an_uplink_that_goes_and_comes_takes_the_way_out_with_it() {
     let product = network.product();
     let daemon = product.start();
     network.gateway("ip link set up0 down");
-    daemon.wait_for_log("the way out is not in place", 1);
+    daemon.wait_for_log("is down: the interface is set down", 2);
     network.assert_all_is_inspected();
     let mut meanwhile = DIRECT.map(|to| network.flow(to).unwrap());
     assert_eq!(meanwhile.each_mut().map(Flow::ask), ["inspector"; 2]);
     // What comes meanwhile is published all the same.
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_log("published", 2);
-    assert!(!product.status()["daemon"]["egress"]["problem"].is_null());
+    let families = &product.status()["daemon"]["egress"]["families"];
+    assert_eq!(
+        (&families[0]["reason"], &families[1]["reason"]),
+        (&"set_down".into(), &"set_down".into())
+    );
     network.gateway("ip link set up0 up");
     network.gateway("ip address replace fd36:2::1/64 dev up0 nodad");
-    daemon.wait_for_log("in place again", 1);
+    daemon.wait_for_log("is up again", 2);
     wait_until("direct again", || DIRECT.iter().all(|to| network.way(to) == "direct"));
     assert_eq!(meanwhile.each_mut().map(Flow::ask), ["inspector"; 2], "only new flows");
     // And one that is made anew, which has another index.
     network.gateway("ip link delete up0");
-    daemon.wait_for_log("the way out is not in place", 2);
+    daemon.wait_for_log("down: the interface is not there", 2);
     network.assert_all_is_inspected();
     join((&network.site.gateway, UPLINK), (&network.direct, "in0"), 2);
     network.direct.ip(&default_routes(2, 1)).unwrap();
-    daemon.wait_for_log("in place again", 2);
+    daemon.wait_for_log("is up again", 4);
     network.assert_it_parts();
     daemon.terminate();
 }
@@ -447,8 +240,6 @@ fn a_place_that_is_taken_is_refused_before_anything_is_published() {
             &["table 365 holds an IPv4 route", "egress.table"],
         ),
         ("nft add table inet breakout365", &["inet breakout365 is not ours"]),
-        ("ip link delete up0", &["egress.interface up0: not found"]),
-        ("ip address flush dev up0", &["via 10.36.2.2 dev up0", "egress.gateway4"]),
     ] {
         let network = Network::new();
         network.gateway(taken);

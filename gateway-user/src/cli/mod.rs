@@ -12,6 +12,7 @@ mod plan;
 pub mod plan_text;
 mod policy;
 mod replay;
+mod revoke;
 mod run;
 mod status;
 mod switch;
@@ -85,9 +86,11 @@ pub enum Verb {
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
     /// Inspect everything from the next packet on, until `on`.
-    Off(switch::SwitchArgs),
+    Off(switch::OffArgs),
     /// Let what is selected go direct again.
     On(switch::SwitchArgs),
+    /// End direct flows, so that they are decided anew.
+    Revoke(revoke::RevokeArgs),
     /// Take back everything that is ours.
     Down(down::DownArgs),
 }
@@ -129,8 +132,9 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Trace(args) => trace::run(args, &pins),
         Verb::Top(args) => top::run(args, &cli.run_dir),
         Verb::Replay(args) => replay::run(args, &cli.state_dir),
-        Verb::Off(args) => switch::run(args, false, &pins, &cli.state_dir),
-        Verb::On(args) => switch::run(args, true, &pins, &cli.state_dir),
+        Verb::Off(args) => switch::off(args, &pins, cli),
+        Verb::On(args) => switch::on(args, &pins, &cli.state_dir),
+        Verb::Revoke(args) => args.run(&cli.run_dir),
         Verb::Down(args) => down::run(args, &pins),
     }
 }

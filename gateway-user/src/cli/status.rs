@@ -11,8 +11,8 @@ use crate::config::Mode;
 use crate::datapath::{Control, DatapathError, Pins, Scope};
 use crate::exit::Failure;
 use crate::observe::{
-    self, Count, EgressState, LoadedState, Observation, OwnTraffic, ReasonTraffic, SelfCheck,
-    SetTraffic, Switches, Traffic,
+    self, Count, EgressState, FamilyState, LoadedState, Observation, OwnTraffic, ReasonTraffic,
+    SelfCheck, SetTraffic, Switches, Traffic,
 };
 
 /// Show the published generation, its hooks and its counters
@@ -262,6 +262,7 @@ fn daemon_lines(daemon: &Observation) -> Vec<String> {
     );
     if let Some(egress) = &daemon.egress {
         lines.push(egress_line(egress));
+        lines.extend(egress.families.iter().map(|family| family_line(egress, family)));
         lines.extend(egress.problem.iter().map(|problem| format!("EGRESS  {problem}")));
     }
     if let Some(pending) = &daemon.pending {
@@ -292,4 +293,24 @@ fn egress_line(egress: &EgressState) -> String {
         egress.priority.saturating_add(1),
         egress.put_back,
     )
+}
+
+/// In capitals where it is down.
+fn family_line(egress: &EgressState, family: &FamilyState) -> String {
+    let FamilyState { state, since, transitions, probes_answered, probes_failed, .. } = family;
+    let name = family.family.replace("ipv", "IPv");
+    let changes = format!("{transitions} changes");
+    if let Some(reason) = &family.reason {
+        let new = if egress.on_failure == "block" { "refused" } else { "inspected" };
+        return format!("DOWN    {name} since {since}: {reason}; new flows are {new}; {changes}");
+    }
+    let probes = match family.probe_rtt_seconds {
+        Some(rtt) => format!(
+            "; answered in {:.1} ms, {probes_answered} of {} rounds",
+            rtt * 1000.0,
+            probes_answered.saturating_add(*probes_failed)
+        ),
+        None => String::new(),
+    };
+    format!("uplink  {name} {state} since {since}; {changes}{probes}")
 }

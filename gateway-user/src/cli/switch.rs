@@ -7,7 +7,8 @@ use gateway_common::Reason;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::output;
+use super::{Cli, output, revoke};
+use crate::daemon::control::ask;
 use crate::daemon::journal::{Entry, Journal};
 use crate::datapath::{Control, Loaded, Pins, Standing, require_privileges};
 use crate::exit::{Exit, Failure};
@@ -21,6 +22,17 @@ pub struct SwitchArgs {
     json: bool,
 }
 
+/// Stays as it is switched over reload, restart and every new list; `down` forgets it
+#[derive(Debug, Args)]
+pub struct OffArgs {
+    #[command(flatten)]
+    switch: SwitchArgs,
+
+    /// End the direct flows there are, too; that takes a running daemon
+    #[arg(long)]
+    revoke: bool,
+}
+
 /// What `off --json` and `on --json` print.
 #[derive(Debug, Serialize)]
 struct Switched {
@@ -30,18 +42,46 @@ struct Switched {
     switches: Switches,
     /// Why the journal lacks a line, if so.
     journal_problem: Option<String>,
+    /// Direct flows that were ended; `None`, that was not asked for.
+    flows_ended: Option<u64>,
 }
 
-/// Runs the verb.
+/// Runs `on`.
 ///
 /// # Errors
 ///
 /// There is no switch, or it cannot be written.
-pub(super) fn run(
+pub(super) fn on(args: &SwitchArgs, pins: &Pins, state_dir: &Path) -> Result<(), Failure> {
+    switch(args, true, pins, state_dir, &|| Ok(None))
+}
+
+/// Runs `off`.
+///
+/// # Errors
+///
+/// As [`on`]; or it is off, but flows cannot be ended.
+pub(super) fn off(args: &OffArgs, pins: &Pins, cli: &Cli) -> Result<(), Failure> {
+    let end = || {
+        if !args.revoke {
+            return Ok(None);
+        }
+        match ask(&cli.run_dir, &revoke::everything()) {
+            Ok((_, report)) => Ok(report["flows"].as_u64()),
+            Err(failure) => {
+                let problem = format!("it is off, but live direct flows go on: {failure}");
+                Err(Failure::new(failure.exit, problem))
+            }
+        }
+    };
+    switch(&args.switch, false, pins, &cli.state_dir, &end)
+}
+
+fn switch(
     args: &SwitchArgs,
     on: bool,
     pins: &Pins,
     state_dir: &Path,
+    end: &dyn Fn() -> Result<Option<u64>, Failure>,
 ) -> Result<(), Failure> {
     require_privileges()?;
     let mut control = Control::open(pins)?.ok_or_else(|| no_switch(pins))?;
@@ -49,13 +89,15 @@ pub(super) fn run(
     control.switch(on)?;
     let standing = control.standing()?;
     let problem = record(on, pins, state_dir);
+    let flows_ended = end()?;
     if args.json {
-        let journal_problem = problem;
-        return output::json(&Switched { was_on, switches: standing.into(), journal_problem });
+        let (switches, journal_problem) = (standing.into(), problem);
+        return output::json(&Switched { was_on, switches, journal_problem, flows_ended });
     }
-    let text = said(&standing);
+    let ended = flows_ended.map(|ended| format!("; {ended} direct flows are ended"));
+    let text = format!("{}{}", said(&standing), ended.unwrap_or_default());
     match problem {
-        None => output::text(text),
+        None => output::text(&text),
         Some(problem) => output::text(&format!("{text}; the journal lacks a line: {problem}")),
     }
 }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::health::{self, Health};
 use super::validate::{Source, bad_interface_name};
 use super::{ConfigError, Interface, Mark};
 
@@ -15,6 +16,8 @@ const TABLE: u32 = 365;
 const PRIORITY: u32 = 365;
 /// The second rule has to stand before the one for the main table (32766).
 const LAST_PRIORITY: u32 = 32_764;
+/// What a next hop is that is taken from the uplink's default route.
+const LEARNED: &str = "auto";
 /// The bit beside the default mark.
 const DECIDED: u32 = 0x0200_0000;
 
@@ -24,9 +27,9 @@ pub struct Egress {
     /// Its name; none of the inside interfaces.
     pub interface: String,
     /// Next hop of IPv4; `None`, IPv4 is inspected. Of the two at least one is there.
-    pub gateway4: Option<Ipv4Addr>,
+    pub gateway4: Option<NextHop<Ipv4Addr>>,
     /// Next hop of IPv6; `None`, IPv6 is inspected.
-    pub gateway6: Option<Ipv6Addr>,
+    pub gateway6: Option<NextHop<Ipv6Addr>>,
     /// Number of the routing table for direct traffic; none of the kernel's own.
     pub table: u32,
     /// Priority of the first of two rules, 1 to 32764; the second has the next one.
@@ -37,6 +40,52 @@ pub struct Egress {
     pub clamp_mss: bool,
     /// The bit of the connection mark that says a flow's way is decided; not in the mark's mask.
     pub decided: u32,
+    /// What becomes of new flows while the uplink is down.
+    pub on_failure: OnFailure,
+    /// How it is probed; `None`, only link and next hop are watched.
+    pub health: Option<Health>,
+}
+
+/// Where the address of a next hop is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop<A> {
+    /// The configuration.
+    Given(A),
+    /// The default route that somebody (a DHCP client, router advertisements, PPP) keeps on the
+    /// uplink.
+    Learned,
+}
+
+impl<A> NextHop<A> {
+    /// With the address as another kind of it.
+    pub fn map<B>(self, kind: impl FnOnce(A) -> B) -> NextHop<B> {
+        match self {
+            Self::Given(address) => NextHop::Given(kind(address)),
+            Self::Learned => NextHop::Learned,
+        }
+    }
+}
+
+/// `on-failure`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// New flows are inspected.
+    #[default]
+    Inspect,
+    /// New flows that would go direct are refused.
+    Block,
+}
+
+impl OnFailure {
+    /// Its name in the configuration, JSON and text.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inspect => "inspect",
+            Self::Block => "block",
+        }
+    }
 }
 
 /// `[egress]`.
@@ -44,14 +93,17 @@ pub struct Egress {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Spec {
     interface: Spanned<String>,
-    gateway4: Option<Spanned<Ipv4Addr>>,
-    gateway6: Option<Spanned<Ipv6Addr>>,
+    gateway4: Option<Spanned<String>>,
+    gateway6: Option<Spanned<String>>,
     table: Option<Spanned<u32>>,
     priority: Option<Spanned<u32>>,
     #[serde(default)]
     masquerade: bool,
     #[serde(default)]
     clamp_mss: bool,
+    #[serde(default)]
+    on_failure: OnFailure,
+    health: Option<health::Spec>,
 }
 
 /// What the section means; `decided` is from `[mark]`.
@@ -92,14 +144,8 @@ pub(super) fn egress(
     }
     let spec = section.into_inner();
     let interface = uplink(source, spec.interface, inside)?;
-    if let Some(at) = spec.gateway4.as_ref().filter(|at| !is_host4(*at.get_ref())) {
-        let problem = format_args!("{} is no address of a next hop", at.get_ref());
-        return Err(source.refuse(at, "egress.gateway4", problem));
-    }
-    if let Some(at) = spec.gateway6.as_ref().filter(|at| !is_host6(*at.get_ref())) {
-        let problem = format_args!("{} is no address of a next hop", at.get_ref());
-        return Err(source.refuse(at, "egress.gateway6", problem));
-    }
+    let gateway4 = next_hop(source, spec.gateway4.as_ref(), "egress.gateway4", is_host4)?;
+    let gateway6 = next_hop(source, spec.gateway6.as_ref(), "egress.gateway6", is_host6)?;
     if let Some(at) = spec.table.as_ref().filter(|at| matches!(at.get_ref(), 0 | 253..=255)) {
         let problem = format_args!("{} is one of the kernel's own tables", at.get_ref());
         return Err(source.refuse(at, "egress.table", problem));
@@ -111,14 +157,41 @@ pub(super) fn egress(
     }
     Ok(Some(Egress {
         interface,
-        gateway4: spec.gateway4.map(Spanned::into_inner),
-        gateway6: spec.gateway6.map(Spanned::into_inner),
+        gateway4,
+        gateway6,
         table: spec.table.map_or(TABLE, Spanned::into_inner),
         priority: spec.priority.map_or(PRIORITY, Spanned::into_inner),
         masquerade: spec.masquerade,
         clamp_mss: spec.clamp_mss,
         decided,
+        on_failure: spec.on_failure,
+        health: spec.health.as_ref().map(|spec| health::health(source, spec)).transpose()?,
     }))
+}
+
+fn next_hop<A: Copy + std::fmt::Display + std::str::FromStr>(
+    source: &Source<'_>,
+    key: Option<&Spanned<String>>,
+    field: &str,
+    is_host: impl Fn(A) -> bool,
+) -> Result<Option<NextHop<A>>, ConfigError> {
+    let Some(at) = key else { return Ok(None) };
+    if at.get_ref() == LEARNED {
+        return Ok(Some(NextHop::Learned));
+    }
+    let Ok(address) = at.get_ref().parse::<A>() else {
+        let problem =
+            format_args!("{:?} is neither an address of this family nor {LEARNED:?}", at.get_ref());
+        return Err(source.refuse(at, field, problem));
+    };
+    if !is_host(address) {
+        return Err(source.refuse(
+            at,
+            field,
+            format_args!("{address} is no address of a next hop"),
+        ));
+    }
+    Ok(Some(NextHop::Given(address)))
 }
 
 fn uplink(
@@ -178,13 +251,15 @@ mod tests {
     fn every_key_has_its_meaning() {
         let smallest = Egress {
             interface: "wan0".into(),
-            gateway4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            gateway4: Some(NextHop::Given(Ipv4Addr::new(192, 0, 2, 1))),
             gateway6: None,
             table: 365,
             priority: 365,
             masquerade: false,
             clamp_mss: false,
             decided: 0x0200_0000,
+            on_failure: OnFailure::Inspect,
+            health: None,
         };
         let keys = "interface = \"wan0\"\ngateway4 = \"192.0.2.1\"\n";
         assert_eq!(parse(keys), Ok(Some(smallest.clone())));
@@ -192,14 +267,18 @@ mod tests {
                     masquerade = true\nclamp-mss = true\n[mark]\nvalue = 1\ndecided = 2";
         let all = Egress {
             gateway4: None,
-            gateway6: Some("fe80::1".parse().unwrap()),
+            gateway6: Some(NextHop::Given("fe80::1".parse().unwrap())),
             table: 7,
             priority: 32_764,
             masquerade: true,
             clamp_mss: true,
             decided: 2,
-            ..smallest
+            ..smallest.clone()
         };
+        assert_eq!(parse(keys), Ok(Some(all)));
+        let keys = "interface = \"wan0\"\ngateway4 = \"auto\"\non-failure = \"block\"\n";
+        let all =
+            Egress { gateway4: Some(NextHop::Learned), on_failure: OnFailure::Block, ..smallest };
         assert_eq!(parse(keys), Ok(Some(all)));
     }
 
@@ -232,6 +311,11 @@ mod tests {
             (
                 format!("{wan}\ngateway6 = \"ff02::1\""),
                 "c.toml:6: egress.gateway6: ff02::1 is no address of a next hop",
+            ),
+            (
+                format!("{wan}\ngateway6 = \"192.0.2.1\""),
+                "c.toml:6: egress.gateway6: \"192.0.2.1\" is neither an address of this family nor \
+                 \"auto\"",
             ),
             (
                 format!("{wan}\n{hop}\ntable = 254"),

@@ -5,6 +5,7 @@ mod egress;
 mod feed;
 mod file;
 mod guards;
+mod health;
 mod own;
 mod self_check;
 mod validate;
@@ -17,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Guards;
 use crate::policy::Policy;
 
-pub use egress::Egress;
+pub use egress::{Egress, NextHop, OnFailure};
 pub use feed::{FeedOptions, FeedSource, HoldAdditions, Instance, OnStale, UnknownInstance};
+pub use health::{Health, Target};
 
 /// Where the configuration is when the command line does not say.
 pub const DEFAULT_PATH: &str = "/etc/breakout365/config.toml";

@@ -387,7 +387,12 @@ impl Daemon<'_> {
                 .or_else(|| (!refusals.is_empty()).then(|| held(refusals))),
             ..Entry::new(Timestamp::now(), trigger, outcome, generation)
         };
-        if let Err(error) = self.journal.append(&entry) {
+        self.write_down(&entry);
+    }
+
+    /// Writes a line of the journal that is there already.
+    pub(super) fn write_down(&self, entry: &Entry) {
+        if let Err(error) = self.journal.append(entry) {
             warn!("{}: the journal lacks a line: {error}", self.settings.state_dir.display());
         }
     }

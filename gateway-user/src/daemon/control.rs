@@ -55,6 +55,15 @@ pub enum Request {
         /// Its id.
         id: String,
     },
+    /// End direct flows.
+    Revoke {
+        /// To these endpoint sets.
+        sets: Vec<crate::feed::SetId>,
+        /// To these prefixes.
+        prefixes: Vec<ipnet::IpNet>,
+        /// All of them.
+        all: bool,
+    },
 }
 
 /// What the daemon says of a request.

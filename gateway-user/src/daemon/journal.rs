@@ -50,6 +50,8 @@ pub enum Trigger {
     Off,
     /// A person switched direct egress on.
     On,
+    /// A person ended direct flows.
+    Revoke,
 }
 
 /// What became of it.
@@ -68,6 +70,8 @@ pub enum Outcome {
     Failed,
     /// The kill switch is as it was to be; what is loaded stays loaded.
     Switched,
+    /// Direct flows were ended.
+    Revoked,
 }
 
 /// As in JSON.

@@ -18,6 +18,7 @@ mod packet_log;
 mod pending;
 mod reply;
 mod revision;
+mod revoke;
 mod self_check;
 mod socket;
 mod start;
@@ -139,7 +140,11 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
                 daemon.follow_interfaces().await;
                 daemon.egress.look_again().await;
             }
-            () = daemon.egress.changed() => daemon.egress.look_again().await,
+            is_to_be_looked_at = daemon.egress.changed() => {
+                if is_to_be_looked_at {
+                    daemon.egress.look_again().await;
+                }
+            }
             _ = look_again.tick() => {
                 daemon.follow_interfaces().await;
                 daemon.egress.look_again().await;
@@ -156,7 +161,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
             _ = signals.interrupt.recv() => break,
         }
     }
-    daemon.stop().await
+    Box::pin(daemon.stop()).await
 }
 
 /// Waits until then; without a time, for ever.

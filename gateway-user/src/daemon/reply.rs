@@ -92,6 +92,7 @@ impl Daemon<'_> {
                 self.reject(id)?;
                 Ok((format!("plan {id} is rejected"), json!({"rejected": id})))
             }
+            Request::Revoke { sets, prefixes, all } => self.revoke(sets, prefixes, *all).await,
         }
     }
 

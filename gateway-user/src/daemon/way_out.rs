@@ -10,10 +10,10 @@ use crate::egress::Wanted;
 use crate::exit::Failure;
 
 impl Daemon<'_> {
-    /// Makes the way out that `config` asks for, if any.
+    /// Makes the way out that `config` asks for, if any. At a start the uplink may come later.
     pub(super) async fn make_way_out(&mut self, config: &Config) -> Result<(), Failure> {
         match Wanted::of(config) {
-            Some(wanted) => Ok(self.egress.establish(&wanted).await?),
+            Some(wanted) => Ok(self.egress.establish(&wanted, self.serving.is_none()).await?),
             None => Ok(()),
         }
     }

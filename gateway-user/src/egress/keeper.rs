@@ -1,25 +1,28 @@
 //! What the daemon holds: the way out is put in place, looked after, and taken back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
 
-use nix::net::if_::if_nametoindex;
+use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
-use super::netlink::Netlink;
-use super::routing::{Family, Routing};
+use super::ending::end;
+use super::flows::{Ended, Flow};
+use super::place::{Applied, Look, close, look};
+use super::probe::Prober;
+use super::routing::Family;
+use super::standing::Standings;
 use super::take_back::take_back;
 use super::watch::Watch;
-use super::{EgressError, Wanted, nft, reverse_path, ruleset};
+use super::{EgressError, Wanted, reverse_path};
 use crate::observe::EgressState;
 
-/// The nftables table that was applied last.
-#[derive(Default)]
-struct Applied {
-    /// The families that were closed in it.
-    closed: BTreeSet<Family>,
-    /// As it was listed then; `None`, not by this process.
-    listing: Option<String>,
-}
+/// Where nothing says that something has come right.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Why flows were ended.
+const DOWN: &str = "uplink_down";
+const REVOKED: &str = "revoked";
 
 /// The way out of one daemon.
 #[derive(Default)]
@@ -27,6 +30,13 @@ pub struct Keeper {
     wanted: Option<Wanted>,
     applied: Applied,
     watch: Option<Watch>,
+    prober: Option<Prober>,
+    standings: Standings,
+    hops: BTreeMap<Family, IpAddr>,
+    /// When to look although nothing was heard.
+    again: Option<Instant>,
+    /// Flows that were ended, by cause.
+    ended: BTreeMap<String, u64>,
     put_back: u64,
     problem: Option<String>,
 }
@@ -38,24 +48,29 @@ impl Keeper {
         self.wanted.as_ref()
     }
 
-    /// Puts `wanted` in place. Where it is what was kept before, what is in the way (such as an
-    /// uplink that is down) is no reason to refuse: it is said, and looked after.
+    /// Puts `wanted` in place. What only waits for the uplink (it has no carrier, no address yet) is
+    /// no reason to refuse: it is said, and looked after. An uplink that is not there, or a next hop
+    /// that cannot be reached, is one unless the way out `may_wait`, as at a start: then it may come
+    /// later.
     ///
     /// # Errors
     ///
     /// It cannot be put in place. What was done by then stays until [`Keeper::go_back`].
-    pub async fn establish(&mut self, wanted: &Wanted) -> Result<(), EgressError> {
+    pub async fn establish(&mut self, wanted: &Wanted, may_wait: bool) -> Result<(), EgressError> {
         if self.wanted.as_ref() == Some(wanted) {
             self.look_again().await;
             return Ok(());
         }
         // Whatever has its name may be of another process; and it is another one now.
         self.applied = Applied::default();
-        apply(wanted, &mut self.applied).await?;
+        let egress = &wanted.egress;
+        let before = self.wanted.as_ref().and_then(|wanted| wanted.egress.health.as_ref());
+        let is_same_health = before.is_some() && before == egress.health.as_ref();
+        let standings = self.standings.with(egress, is_same_health);
+        let look = look(wanted, &mut self.applied, &standings, may_wait).await?;
         if self.watch.is_none() {
             self.watch = Some(Watch::listen()?);
         }
-        let egress = &wanted.egress;
         info!(
             "direct traffic leaves by {} (table {}, rules {} and {})",
             egress.interface,
@@ -68,46 +83,125 @@ impl Keeper {
         {
             warn!("{problem}");
         }
+        // Probes take the mark with them.
+        self.prober = egress
+            .health
+            .as_ref()
+            .map(|health| Prober::start(wanted, health, standings.0.keys().copied()));
         self.wanted = Some(wanted.clone());
+        self.standings = standings;
         self.problem = None;
+        self.settle(look).await;
         Ok(())
     }
 
-    /// Puts back what somebody removed or changed since, and says so in one line.
+    /// Puts back what somebody removed or changed since, and says so in one line; opens and closes
+    /// families as the uplink stands now.
     pub async fn look_again(&mut self) {
         let Some(wanted) = &self.wanted else { return };
-        match apply(wanted, &mut self.applied).await {
-            Ok(words) => {
-                if !words.is_empty() {
-                    self.put_back = self.put_back.saturating_add(1);
-                    warn!(
-                        "somebody removed or changed what is ours, put back: {}",
-                        words.join(", ")
-                    );
-                }
-                if self.problem.take().is_some() {
-                    info!("the way out by {} is in place again", wanted.egress.interface);
-                }
-            }
-            Err(failure) => {
+        let look = match look(wanted, &mut self.applied, &self.standings, true).await {
+            Ok(look) => look,
+            Err(problem) => {
                 // Else flows that are inspected now would be taken for direct ones, and moved once
                 // the way is there again. Where nft is what fails, the problem says so.
-                close(wanted, &mut self.applied).await.ok();
-                let problem = failure.to_string();
-                if self.problem.as_ref() != Some(&problem) {
-                    error!("the way out is not in place, what it lacks is inspected: {problem}");
-                }
-                self.problem = Some(problem);
+                let faults = close(wanted, &mut self.applied, &self.standings).await;
+                Look { problem: Some(problem), ..Look::closed(faults.unwrap_or_default()) }
             }
+        };
+        self.settle(look).await;
+    }
+
+    /// Takes in what was seen and done, and ends the flows of families that are down.
+    async fn settle(&mut self, look: Look) {
+        let Some(wanted) = &self.wanted else { return };
+        let Look { words, faults, hops, index, problem } = look;
+        if !words.is_empty() {
+            self.put_back = self.put_back.saturating_add(1);
+            warn!("somebody removed or changed what is ours, put back: {}", words.join(", "));
+        }
+        let problem = problem.map(|problem| problem.to_string());
+        match (&self.problem, &problem) {
+            (Some(_), None) => {
+                info!("the way out by {} is in place again", wanted.egress.interface);
+            }
+            (before, Some(problem)) if before.as_ref() != Some(problem) => {
+                error!("the way out is not in place, what it lacks is inspected: {problem}");
+            }
+            (_, _) => {}
+        }
+        self.problem = problem;
+        for (family, hop) in &hops {
+            if self.hops.get(family).is_some_and(|before| before != hop) {
+                info!("uplink {}: {family} goes by {hop} now", wanted.egress.interface);
+            }
+        }
+        self.hops.extend(hops);
+        if let Some(watch) = &self.watch {
+            watch.follow(index);
+        }
+        self.standings.take(&wanted.egress, &faults);
+        self.end_what_is_owed().await;
+        self.again = self.standings.is_waiting().then(|| Instant::now() + AGAIN);
+    }
+
+    async fn end_what_is_owed(&mut self) {
+        let Some(wanted) = &self.wanted else { return };
+        let standings = self.standings.0.iter();
+        let owed = standings.filter(|(_, standing)| standing.owes).map(|(family, _)| *family);
+        let owed: BTreeSet<Family> = owed.collect();
+        if owed.is_empty() {
+            return;
+        }
+        match end(wanted, |flow| owed.contains(&flow.family())).await {
+            Ok(ended) => {
+                info!("{} direct flows are ended, their uplink is down", ended.removed);
+                for standing in self.standings.0.values_mut() {
+                    standing.owes = false;
+                }
+                self.count(DOWN, ended);
+            }
+            Err(failure) => warn!("direct flows are not ended yet: {failure}"),
         }
     }
 
-    /// Waits until something may have to be put back; for ever where nothing is kept. May be
-    /// dropped and called again at any time.
-    pub async fn changed(&mut self) {
-        match &mut self.watch {
-            Some(watch) => watch.changed().await,
-            None => std::future::pending().await,
+    fn count(&mut self, cause: &str, ended: Ended) {
+        let count = self.ended.entry(cause.to_owned()).or_default();
+        *count = count.saturating_add(ended.removed);
+    }
+
+    /// Ends the direct flows that are picked by protocol, source and destination; gives how many.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be listed or removed.
+    pub async fn revoke(&mut self, picked: impl Fn(&Flow) -> bool) -> Result<u64, EgressError> {
+        let Some(wanted) = &self.wanted else { return Ok(0) };
+        let ended = end(wanted, picked).await?;
+        self.count(REVOKED, ended);
+        Ok(ended.removed)
+    }
+
+    /// Waits until something may have to be done, or to be told; gives whether it is to be looked
+    /// at. For ever where nothing is kept. May be dropped and called again at any time.
+    pub async fn changed(&mut self) -> bool {
+        let Self { watch: Some(watch), prober, standings, again, .. } = self else {
+            return std::future::pending().await;
+        };
+        let again = *again;
+        tokio::select! {
+            () = watch.changed() => true,
+            () = async {
+                match again {
+                    Some(again) => sleep_until(again).await,
+                    None => std::future::pending().await,
+                }
+            } => true,
+            (family, round) = async {
+                match prober {
+                    Some(prober) => prober.next().await,
+                    None => std::future::pending().await,
+                }
+            } => standings.note(family, round),
         }
     }
 
@@ -115,7 +209,7 @@ impl Keeper {
     pub async fn go_back(&mut self, before: Option<&Wanted>) {
         self.wanted = None;
         let outcome = match before {
-            Some(before) => self.establish(before).await,
+            Some(before) => self.establish(before, true).await,
             None => self.release().await,
         };
         if let Err(failure) = outcome {
@@ -131,10 +225,8 @@ impl Keeper {
     ///
     /// Something of ours cannot be removed.
     pub async fn release(&mut self) -> Result<(), EgressError> {
-        self.wanted = None;
-        self.watch = None;
-        self.applied = Applied::default();
-        self.problem = None;
+        let ended = std::mem::take(&mut self.ended);
+        *self = Self { ended, ..Self::default() };
         let removed = take_back().await?;
         if !removed.is_nothing() {
             info!("rules, routes and nftables table of the direct uplink are taken back");
@@ -146,81 +238,24 @@ impl Keeper {
     #[must_use]
     pub fn state(&self) -> Option<EgressState> {
         let egress = &self.wanted.as_ref()?.egress;
+        let hop = |family| self.hops.get(&family).copied();
         Some(EgressState {
             interface: egress.interface.clone(),
-            gateway4: egress.gateway4,
-            gateway6: egress.gateway6,
+            gateway4: match hop(Family::V4) {
+                Some(IpAddr::V4(hop)) if egress.gateway4.is_some() => Some(hop),
+                Some(_) | None => None,
+            },
+            gateway6: match hop(Family::V6) {
+                Some(IpAddr::V6(hop)) if egress.gateway6.is_some() => Some(hop),
+                Some(_) | None => None,
+            },
             table: egress.table,
             priority: egress.priority,
             put_back: self.put_back,
             problem: self.problem.clone(),
+            on_failure: egress.on_failure.name().to_owned(),
+            families: self.standings.states(),
+            flows_ended: self.ended.clone(),
         })
-    }
-}
-
-/// Observes, plans and does; gives what had to be done, in words.
-async fn apply(wanted: &Wanted, applied: &mut Applied) -> Result<Vec<String>, EgressError> {
-    let name = &wanted.egress.interface;
-    let index = if_nametoindex(name.as_str())
-        .map_err(|_| EgressError::NoInterface { name: name.clone() })?;
-    let routing = Routing::of(wanted, index);
-    let netlink = Netlink::open()?;
-    let steps = routing.steps(&netlink.see(Some(wanted.egress.table)).await?)?;
-    let mut words = steps.words();
-    // First the flows that are to keep their way, then the way.
-    if applied.ensure(wanted, applied.closed.clone())? {
-        words.push(format!("nftables table inet {}", ruleset::TABLE));
-    }
-    for route in &steps.add_routes {
-        netlink.add_route(route).await.map_err(|source| EgressError::Route {
-            gateway: route.gateway,
-            interface: name.clone(),
-            source,
-        })?;
-    }
-    for rule in &steps.add_rules {
-        netlink.add_rule(rule).await?;
-    }
-    for rule in &steps.remove_rules {
-        netlink.remove_rule(rule).await?;
-    }
-    for route in &steps.remove_routes {
-        netlink.remove_route(route).await?;
-    }
-    if !steps.are_none() {
-        let left = routing.steps(&netlink.see(Some(wanted.egress.table)).await?)?;
-        if !left.are_none() {
-            return Err(EgressError::DoesNotStay { what: left.words().join(", ") });
-        }
-    }
-    if !applied.closed.is_empty() {
-        applied.ensure(wanted, BTreeSet::new())?;
-    }
-    Ok(words)
-}
-
-/// Has the families inspected whose way is not wholly there.
-async fn close(wanted: &Wanted, applied: &mut Applied) -> Result<(), EgressError> {
-    let lacking = match if_nametoindex(wanted.egress.interface.as_str()) {
-        Ok(index) => {
-            let seen = Netlink::open()?.see(Some(wanted.egress.table)).await?;
-            Routing::of(wanted, index).lacking(&seen)
-        }
-        Err(_) => Family::ALL.into(),
-    };
-    applied.ensure(wanted, lacking).map(drop)
-}
-
-impl Applied {
-    /// Applies the table where it is not there, another one, or has other families closed; gives
-    /// whether it had to.
-    fn ensure(&mut self, wanted: &Wanted, closed: BTreeSet<Family>) -> Result<bool, EgressError> {
-        let listed = nft::listing()?;
-        if listed.is_some() && listed == self.listing && closed == self.closed {
-            return Ok(false);
-        }
-        nft::apply(&ruleset::text(wanted, &closed))?;
-        *self = Self { closed, listing: nft::listing()? };
-        Ok(true)
     }
 }

@@ -3,23 +3,40 @@
 //! `routing` and `ruleset` say, without a kernel, what is wanted and which steps lead there from
 //! what is seen; `netlink` and `nft` see and do. [`Keeper`] is what the daemon holds: it puts the
 //! way out in place before anything is published, and back when somebody removes it.
+//!
+//! The uplink's health, family by family: `sight` sees link, next hop and neighbour, `fault` judges
+//! them; `probe` connects through it, `hysteresis` counts; `standing` holds the state that follows.
+//! `flows` lists and removes conntrack entries of direct flows, `ending` has their rest reset,
+//! `nudge` makes a client speak that only waits.
+//!
 //! [`take_back()`] is what `down` does: what is ours is known by its protocol number and its comment,
 //! so no configuration is needed for it.
 //!
 //! A packet's mark is a proposal; the connection mark owns the flow. See `ruleset`.
 
+mod ending;
 mod error;
+mod fault;
+mod flows;
+mod hysteresis;
 mod keeper;
 mod netlink;
 mod nft;
+mod nudge;
+mod place;
+mod probe;
 mod reverse_path;
 mod routing;
 mod ruleset;
+mod sight;
+mod standing;
 mod take_back;
 mod watch;
 
 pub use error::EgressError;
+pub use flows::Flow;
 pub use keeper::Keeper;
+pub use routing::Family;
 pub use take_back::{Removed, take_back};
 
 use crate::config::{Config, Egress, Mark};

@@ -14,7 +14,7 @@ use super::{EgressError, PROTOCOL};
 
 /// A connection.
 pub(super) struct Netlink {
-    handle: Handle,
+    pub(super) handle: Handle,
     connection: JoinHandle<()>,
 }
 
@@ -92,13 +92,16 @@ impl Netlink {
         unless_gone(removed).map_err(|source| failed("remove a route", source))
     }
 
-    fn filter(family: Family) -> RouteMessage {
+    pub(super) fn filter(family: Family) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header.address_family = family.address_family();
         message
     }
 
-    async fn routes(&self, filter: RouteMessage) -> Result<Vec<RouteMessage>, EgressError> {
+    pub(super) async fn routes(
+        &self,
+        filter: RouteMessage,
+    ) -> Result<Vec<RouteMessage>, EgressError> {
         match listed(self.handle.route().get(filter).execute()).await {
             // There is no table of this number.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
@@ -128,12 +131,12 @@ fn unless_gone(outcome: Result<(), rtnetlink::Error>) -> io::Result<()> {
     }
 }
 
-fn failed(what: &'static str, source: io::Error) -> EgressError {
+pub(super) fn failed(what: &'static str, source: io::Error) -> EgressError {
     EgressError::Netlink { what, source }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "only one of them carries an errno")]
-fn errno(error: rtnetlink::Error) -> io::Error {
+pub(super) fn errno(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),

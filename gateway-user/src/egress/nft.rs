@@ -16,7 +16,8 @@ pub(super) fn listing() -> Result<Option<String>, EgressError> {
     if !tables.lines().any(|line| line.trim() == format!("table inet {TABLE}")) {
         return Ok(None);
     }
-    let listing = nft(&["--stateless", "list", "table", "inet", TABLE], None)?;
+    // Without the elements of the sets, which come and go.
+    let listing = nft(&["--stateless", "--terse", "list", "table", "inet", TABLE], None)?;
     if listing.contains(&format!("comment \"{COMMENT}\"")) {
         Ok(Some(listing))
     } else {

@@ -1,6 +1,6 @@
 //! Rules and routes: what is wanted, and the steps there from what is seen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -27,6 +27,22 @@ pub enum Family {
 
 impl Family {
     pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// Its name in JSON and in nftables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
 
     pub(super) fn address_family(self) -> AddressFamily {
         match self {
@@ -92,18 +108,13 @@ pub(super) struct Steps {
 }
 
 impl Routing {
-    /// What `wanted` means with its uplink at index `interface`. Per family with a next hop: one
-    /// rule by which everything but default routes of the main table wins (connected networks, LAN,
-    /// VPN), one for our table, and the default route in it.
-    pub(super) fn of(wanted: &Wanted, interface: u32) -> Self {
+    /// What `wanted` means with its uplink at index `interface` and these next hops. Per family with
+    /// one: one rule by which everything but default routes of the main table wins (connected
+    /// networks, LAN, VPN), one for our table, and the default route in it.
+    pub(super) fn of(wanted: &Wanted, interface: u32, hops: &BTreeMap<Family, IpAddr>) -> Self {
         let egress = &wanted.egress;
-        let hops = [
-            (Family::V4, egress.gateway4.map(IpAddr::V4)),
-            (Family::V6, egress.gateway6.map(IpAddr::V6)),
-        ];
         let mut routing = Self::default();
-        for (family, gateway) in hops {
-            let Some(gateway) = gateway else { continue };
+        for (&family, &gateway) in hops {
             let ours = Rule {
                 family,
                 priority: egress.priority.saturating_add(1),
@@ -251,7 +262,7 @@ impl Route {
 
     /// A default route by one next hop, or `None`.
     #[expect(clippy::wildcard_enum_match_arm, reason = "there are more attributes every year")]
-    fn read(family: Family, message: &RouteMessage) -> Option<Self> {
+    pub(super) fn read(family: Family, message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
         if header.kind != RouteType::Unicast || header.destination_prefix_length != 0 {
             return None;
@@ -299,27 +310,30 @@ pub(super) fn table(message: &RouteMessage) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Egress, Mark};
+    use crate::config::{Egress, Mark, NextHop, OnFailure};
 
-    fn wanted(gateway4: Option<&str>, gateway6: Option<&str>) -> Wanted {
+    fn wanted() -> Wanted {
         Wanted {
             egress: Egress {
                 interface: "wan0".into(),
-                gateway4: gateway4.map(|gateway| gateway.parse().unwrap()),
-                gateway6: gateway6.map(|gateway| gateway.parse().unwrap()),
+                gateway4: Some(NextHop::Learned),
+                gateway6: Some(NextHop::Learned),
                 table: 365,
                 priority: 365,
                 masquerade: false,
                 clamp_mss: false,
                 decided: 2,
+                on_failure: OnFailure::Inspect,
+                health: None,
             },
             mark: Mark { value: 1, mask: 1 },
             inside: ["lan0".to_owned()].into(),
         }
     }
 
-    fn both() -> Wanted {
-        wanted(Some("192.0.2.1"), Some("fe80::1"))
+    fn both() -> BTreeMap<Family, IpAddr> {
+        let hops = [(Family::V4, "192.0.2.1"), (Family::V6, "fe80::1")];
+        hops.map(|(family, hop)| (family, hop.parse().unwrap())).into()
     }
 
     /// The kernel with all of `routing` in place.
@@ -332,7 +346,7 @@ mod tests {
 
     #[test]
     fn from_nothing_everything_is_added_and_a_second_pass_is_empty() {
-        let routing = Routing::of(&both(), 7);
+        let routing = Routing::of(&wanted(), 7, &both());
         let steps = routing.steps(&Seen::default()).unwrap();
         assert_eq!((steps.add_rules.len(), steps.add_routes.len()), (4, 2));
         assert!(steps.remove_rules.is_empty() && steps.remove_routes.is_empty());
@@ -341,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_family_lacks_something_without_its_route_or_one_of_its_rules() {
-        let routing = Routing::of(&both(), 7);
+        let routing = Routing::of(&wanted(), 7, &both());
         let mut seen = in_place(&routing);
         assert_eq!(routing.lacking(&seen), BTreeSet::new());
         seen.routes.retain(|(family, _)| *family == Family::V4);
@@ -352,30 +366,32 @@ mod tests {
 
     #[test]
     fn a_family_without_next_hop_has_no_rule_and_no_route() {
-        let routing = Routing::of(&wanted(Some("192.0.2.1"), None), 7);
+        let mut hops = both();
+        hops.remove(&Family::V6);
+        let routing = Routing::of(&wanted(), 7, &hops);
         assert!(routing.rules.iter().all(|rule| rule.family == Family::V4));
         assert_eq!(routing.routes.len(), 1);
         // And one that had one loses both.
-        let steps = routing.steps(&in_place(&Routing::of(&both(), 7))).unwrap();
+        let steps = routing.steps(&in_place(&Routing::of(&wanted(), 7, &both()))).unwrap();
         assert_eq!((steps.remove_rules.len(), steps.remove_routes.len()), (2, 1));
         assert_eq!(priority(&steps.remove_rules[0]), 366, "our table goes first");
     }
 
     #[test]
     fn what_differs_is_added_anew_and_the_other_removed() {
-        let old = in_place(&Routing::of(&both(), 7));
-        let steps = Routing::of(&both(), 8).steps(&old).unwrap();
+        let old = in_place(&Routing::of(&wanted(), 7, &both()));
+        let steps = Routing::of(&wanted(), 8, &both()).steps(&old).unwrap();
         assert_eq!((steps.add_routes.len(), steps.remove_routes.len()), (2, 2), "the index");
-        let mut other = both();
+        let mut other = wanted();
         other.mark = Mark { value: 4, mask: 4 };
-        let steps = Routing::of(&other, 7).steps(&old).unwrap();
+        let steps = Routing::of(&other, 7, &both()).steps(&old).unwrap();
         assert_eq!((steps.add_rules.len(), steps.remove_rules.len()), (4, 4), "the mark");
         assert!(steps.add_routes.is_empty());
     }
 
     #[test]
     fn what_is_not_ours_stays_and_in_our_place_is_refused() {
-        let routing = Routing::of(&both(), 7);
+        let routing = Routing::of(&wanted(), 7, &both());
         let foreign = |priority| {
             let mut message = routing.rules.first().unwrap().message();
             message.attributes.retain(|attribute| {

@@ -4,23 +4,33 @@
 //! mark. It is restored only to packets in the original direction that come in by an inside
 //! interface; replies need no mark. So a change of the list never moves a live flow. What conntrack
 //! cannot place, and a family without next hop, has its mark cleared: inspection.
+//!
+//! A direct flow that has lost its way is never handed to an inspector in its middle: TCP is reset, so
+//! that the client connects anew. That is what the sets are for, and the chain `lost`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::Wanted;
+use super::nudge::Pair;
 use super::routing::Family;
+use crate::config::OnFailure;
 
 /// The name of the table, of family `inet`.
 pub(super) const TABLE: &str = "breakout365";
 /// In the listing of the table, what says that it is ours.
 pub(super) const COMMENT: &str = "kept by breakout365";
 
+/// How long the middle of a flow that was ended is answered with a reset. A client that has data to
+/// send repeats it within seconds.
+const ENDED: &str = "1m";
+
 /// What `nft -f` takes: the whole table in one transaction, in place of the one before. Families that
-/// are `closed` are inspected, live flows included.
+/// are `closed` are inspected, or blocked; their live direct flows are reset.
 ///
 /// The chain stands before `mangle`, where TPROXY rules are, and after conntrack (-200): an
 /// inspector on this machine sees the restored mark.
+#[expect(clippy::too_many_lines, reason = "one text, to be read in one piece")]
 pub(super) fn text(wanted: &Wanted, closed: &BTreeSet<Family>) -> String {
     let (egress, mark) = (&wanted.egress, wanted.mark);
     let inside: Vec<String> = wanted.inside.iter().map(|name| format!("{name:?}")).collect();
@@ -30,28 +40,51 @@ pub(super) fn text(wanted: &Wanted, closed: &BTreeSet<Family>) -> String {
     let set_ct = format!("ct mark set ct mark & {:#010x}", !(mark.mask | egress.decided));
     let (value, decided) = (mark.value, egress.decided);
     let both = value | decided;
-    let mut no_hop = String::new();
-    for (family, name, has_hop) in [
-        (Family::V4, "ipv4", egress.gateway4.is_some()),
-        (Family::V6, "ipv6", egress.gateway6.is_some()),
-    ] {
-        if !has_hop || closed.contains(&family) {
-            writeln!(no_hop, "        meta nfproto {name} goto inspect").ok();
-        }
-    }
+    let no_way = no_way(wanted, closed, &is_direct);
     let mut text = format!(
         r#"table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
     comment "{COMMENT}"
+    set ended4 {{
+        type ipv4_addr . inet_service . ipv4_addr . inet_service
+        flags timeout
+        timeout {ENDED}
+    }}
+    set ended6 {{
+        type ipv6_addr . inet_service . ipv6_addr . inet_service
+        flags timeout
+        timeout {ENDED}
+    }}
+    map nudged4 {{
+        type ipv4_addr . inet_service . ipv4_addr : inet_service
+        flags timeout
+        timeout {ENDED}
+    }}
+    map nudged6 {{
+        type ipv6_addr . inet_service . ipv6_addr : inet_service
+        flags timeout
+        timeout {ENDED}
+    }}
+    chain output {{
+        type filter hook output priority raw; policy accept;
+        meta mark {decided:#010x} fib saddr type != local meta l4proto tcp goto nudge
+    }}
+    chain nudge {{
+        notrack
+        tcp sport set ip daddr . tcp dport . ip saddr map @nudged4
+        tcp sport set ip6 daddr . tcp dport . ip6 saddr map @nudged6
+    }}
     chain prerouting {{
         type filter hook prerouting priority mangle - 10; policy accept;
         iifname {{ {inside} }} goto inside
     }}
     chain inside {{
+        ct state invalid jump ended
         ct state invalid,untracked goto clear
+        ct mark & {decided:#010x} == 0 jump ended
         ct direction reply goto clear
-{no_hop}        ct mark & {decided:#010x} != 0 goto restore
+{no_way}        ct mark & {decided:#010x} != 0 goto restore
         ct state new meta {is_direct} goto direct
         ct {is_direct} goto direct
         goto inspect
@@ -71,8 +104,28 @@ table inet {TABLE} {{
     chain clear {{
         {set_mark}
     }}
+    chain ended {{
+        tcp flags & (syn | rst) != 0x0 return
+        ip saddr . tcp sport . ip daddr . tcp dport @ended4 goto end_tcp
+        ip6 saddr . tcp sport . ip6 daddr . tcp dport @ended6 goto end_tcp
+    }}
+    chain lost {{
+        tcp flags & (syn | rst) == 0x0 goto end_tcp
+        goto {otherwise}
+    }}
+    chain refuse {{
+        meta l4proto tcp goto end_tcp
+        reject with icmpx admin-prohibited
+    }}
+    chain end_tcp {{
+        meta l4proto tcp reject with tcp reset
+    }}
 "#,
         mask = mark.mask,
+        otherwise = match egress.on_failure {
+            OnFailure::Inspect => "clear",
+            OnFailure::Block => "refuse",
+        },
     );
     let uplink = &egress.interface;
     if egress.clamp_mss {
@@ -100,22 +153,88 @@ table inet {TABLE} {{
     text
 }
 
+/// The rules for families that are closed or have no next hop.
+fn no_way(wanted: &Wanted, closed: &BTreeSet<Family>, is_direct: &str) -> String {
+    let egress = &wanted.egress;
+    let decided = egress.decided;
+    let mut no_way = String::new();
+    for (family, has_hop) in
+        [(Family::V4, egress.gateway4.is_some()), (Family::V6, egress.gateway6.is_some())]
+    {
+        let name = family.name();
+        if has_hop && !closed.contains(&family) {
+            continue;
+        }
+        writeln!(no_way, "        meta nfproto {name} ct {is_direct} goto lost").ok();
+        if has_hop && egress.on_failure == OnFailure::Block {
+            writeln!(
+                no_way,
+                "        meta nfproto {name} ct mark & {decided:#010x} == 0 meta {is_direct} goto refuse"
+            )
+            .ok();
+        }
+        writeln!(no_way, "        meta nfproto {name} goto inspect").ok();
+    }
+    no_way
+}
+
+/// What `nft -f` takes to have the middle of these TCP flows, from client to server, reset.
+pub(super) fn ended(flows: &[Pair]) -> String {
+    let names = flows.iter().map(|(client, server)| {
+        let name =
+            format!("{} . {} . {} . {}", client.ip(), client.port(), server.ip(), server.port());
+        (Family::of(server.ip()), name)
+    });
+    elements(["ended4", "ended6"], names)
+}
+
+/// What `nft -f` takes to have segments to these clients come from the port of their server.
+pub(super) fn nudged(flows: &[Pair]) -> String {
+    // Of two flows that differ by the server's port alone, one is enough to refuse the text.
+    let ports: BTreeMap<_, _> =
+        flows.iter().map(|(client, server)| ((*client, server.ip()), server.port())).collect();
+    let names = ports.into_iter().map(|((client, server), port)| {
+        let name = format!("{} . {} . {server} : {port}", client.ip(), client.port());
+        (Family::of(server), name)
+    });
+    elements(["nudged4", "nudged6"], names)
+}
+
+fn elements(sets: [&str; 2], names: impl Iterator<Item = (Family, String)>) -> String {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for (family, name) in names {
+        match family {
+            Family::V4 => v4.push(name),
+            Family::V6 => v6.push(name),
+        }
+    }
+    let mut text = String::new();
+    for (set, names) in sets.into_iter().zip([v4, v6]) {
+        if !names.is_empty() {
+            writeln!(text, "add element inet {TABLE} {set} {{ {} }}", names.join(", ")).ok();
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Egress, Mark};
+    use crate::config::{Egress, Mark, NextHop};
 
     fn wanted() -> Wanted {
         Wanted {
             egress: Egress {
                 interface: "wan0".into(),
-                gateway4: Some("192.0.2.1".parse().unwrap()),
-                gateway6: Some("fe80::1".parse().unwrap()),
+                gateway4: Some(NextHop::Given("192.0.2.1".parse().unwrap())),
+                gateway6: Some(NextHop::Learned),
                 table: 365,
                 priority: 365,
                 masquerade: false,
                 clamp_mss: false,
                 decided: 0x0200_0000,
+                on_failure: OnFailure::Inspect,
+                health: None,
             },
             mark: Mark::default(),
             inside: ["lan1".to_owned(), "lan0".to_owned()].into(),
@@ -154,5 +273,46 @@ mod tests {
         assert!(!text.contains("nfproto ipv4"));
         at("oifname \"wan0\" ct mark & 0x01000000 == 0x01000000 masquerade");
         at("maxseg size set rt mtu");
+    }
+
+    #[test]
+    fn a_family_that_is_closed_is_inspected_or_refused_and_its_direct_flows_are_reset() {
+        let mut wanted = wanted();
+        let closed = [Family::V4].into();
+        let inspect = text(&wanted, &closed);
+        let lost = "meta nfproto ipv4 ct mark & 0x01000000 == 0x01000000 goto lost\n";
+        let refused = "meta nfproto ipv4 ct mark & 0x02000000 == 0 meta mark & 0x01000000 == \
+                       0x01000000 goto refuse\n";
+        assert!(inspect.contains(lost), "{inspect}");
+        assert!(!inspect.contains("goto refuse") && !inspect.contains("nfproto ipv6"), "{inspect}");
+        wanted.egress.on_failure = OnFailure::Block;
+        let block = text(&wanted, &closed);
+        let at =
+            |line: &str| block.find(line).unwrap_or_else(|| panic!("{line} is not in {block}"));
+        assert!(at(lost) < at(refused));
+        assert!(at(refused) < at("meta nfproto ipv4 goto inspect"));
+        let open = text(&wanted, &BTreeSet::new());
+        assert!(!open.contains("nfproto"), "only while it is down: {open}");
+    }
+
+    #[test]
+    fn flows_that_were_ended_are_named_as_they_came_in() {
+        let flow = |from: &str, to: &str| (from.parse().unwrap(), to.parse().unwrap());
+        let flows = [
+            flow("10.0.0.1:1000", "40.96.0.1:443"),
+            flow("[fd00::1]:7", "[2603:1006::1]:443"),
+            flow("10.0.0.2:1001", "40.96.0.1:443"),
+        ];
+        assert_eq!(
+            ended(&flows),
+            "add element inet breakout365 ended4 { 10.0.0.1 . 1000 . 40.96.0.1 . 443, 10.0.0.2 . \
+             1001 . 40.96.0.1 . 443 }\nadd element inet breakout365 ended6 { fd00::1 . 7 . \
+             2603:1006::1 . 443 }\n"
+        );
+        assert_eq!(
+            nudged(&flows[1..2]),
+            "add element inet breakout365 nudged6 { fd00::1 . 7 . 2603:1006::1 : 443 }\n"
+        );
+        assert_eq!(ended(&[]), "");
     }
 }

@@ -1,11 +1,15 @@
-//! News of rules and routes, over rtnetlink.
+//! News of rules, routes, and of the uplink's addresses and neighbours, over rtnetlink.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, StreamExt as _};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -20,6 +24,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 pub(super) struct Watch {
     messages: BoxStream<'static, ()>,
     connection: JoinHandle<()>,
+    /// Index of the uplink; zero, it is not there.
+    uplink: Arc<AtomicU32>,
     /// When what was heard is told.
     due: Option<Instant>,
 }
@@ -32,12 +38,25 @@ impl Watch {
             MulticastGroup::Ipv6Rule,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Neigh,
         ];
         let (connection, _, messages) = new_multicast_connection(&groups)
             .map_err(|source| EgressError::Netlink { what: "watch rules and routes", source })?;
-        let messages =
-            messages.filter_map(async |(message, _)| concerns_us(&message).then_some(()));
-        Ok(Self { messages: messages.boxed(), connection: tokio::spawn(connection), due: None })
+        let uplink = Arc::new(AtomicU32::new(0));
+        let index = Arc::clone(&uplink);
+        let messages = messages.filter_map(move |(message, _)| {
+            let concerns_us = concerns_us(&message, index.load(Ordering::Relaxed));
+            std::future::ready(concerns_us.then_some(()))
+        });
+        let (messages, connection) = (messages.boxed(), tokio::spawn(connection));
+        Ok(Self { messages, connection, uplink, due: None })
+    }
+
+    /// Hears from now on of the addresses, default routes and neighbours of this interface.
+    pub(super) fn follow(&self, uplink: u32) {
+        self.uplink.store(uplink, Ordering::Relaxed);
     }
 
     /// Waits for something that may concern us. May be dropped and called again at any time. Never
@@ -63,18 +82,34 @@ impl Drop for Watch {
     }
 }
 
-/// Any rule, there are few; of the routes, of which there may be a million, ours.
+/// Any rule, there are few; of the routes, of which there may be a million, ours and the uplink's
+/// default routes; of the neighbours those of the uplink that were found or not.
 #[expect(clippy::wildcard_enum_match_arm, reason = "there are more messages every year")]
-fn concerns_us(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+fn concerns_us(message: &NetlinkMessage<RouteNetlinkMessage>, uplink: u32) -> bool {
     match &message.payload {
         NetlinkPayload::InnerMessage(inner) => match inner {
             RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => true,
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-                is_our_route(route)
+                is_our_route(route) || is_default_route(route, uplink)
             }
+            RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+                address.header.index == uplink
+            }
+            RouteNetlinkMessage::NewNeighbour(neighbour) => says_something(neighbour, uplink),
             _ => false,
         },
         NetlinkPayload::Overrun(_) => true,
         _ => false,
     }
+}
+
+fn is_default_route(route: &RouteMessage, interface: u32) -> bool {
+    route.header.destination_prefix_length == 0
+        && route.attributes.contains(&RouteAttribute::Oif(interface))
+}
+
+fn says_something(neighbour: &NeighbourMessage, interface: u32) -> bool {
+    let header = &neighbour.header;
+    header.ifindex == interface
+        && matches!(header.state, NeighbourState::Failed | NeighbourState::Reachable)
 }

@@ -34,7 +34,7 @@ pub use traffic::{
 pub const VERSION: u32 = 1;
 
 /// The daemon's state. Times are RFC 3339, UTC.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
     /// [`VERSION`].
     pub version: u32,
@@ -137,7 +137,7 @@ pub struct Publications {
 }
 
 /// The way out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EgressState {
     /// The direct uplink.
     pub interface: String,
@@ -153,6 +153,36 @@ pub struct EgressState {
     pub put_back: u64,
     /// Why it is not in place, one line; `None` when it is.
     pub problem: Option<String>,
+    /// What becomes of new flows while a family is down: `inspect` or `block`.
+    #[serde(default)]
+    pub on_failure: String,
+    /// The families that are to have a next hop.
+    #[serde(default)]
+    pub families: Vec<FamilyState>,
+    /// Direct flows whose conntrack entries were removed, by cause: `uplink_down`, `revoked`.
+    #[serde(default)]
+    pub flows_ended: std::collections::BTreeMap<String, u64>,
+}
+
+/// How a family of the uplink stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FamilyState {
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// `up`, `down`, or `unknown`: it is up, but no probe has said so yet.
+    pub state: String,
+    /// Why it is down, in one word; `None` when it is not.
+    pub reason: Option<String>,
+    /// Since when it is up or down.
+    pub since: String,
+    /// How often it went from up to down or back.
+    pub transitions: u64,
+    /// How long the last answer to a probe took, in seconds; `None`, none came yet.
+    pub probe_rtt_seconds: Option<f64>,
+    /// Rounds of probes that were answered.
+    pub probes_answered: u64,
+    /// Rounds that were not.
+    pub probes_failed: u64,
 }
 
 /// The kill switch and the dead man's switch.

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "no one test needs every piece")]
 
 pub(crate) mod foreign;
+pub(crate) mod network;
 pub(crate) mod product;
 pub(crate) mod scrape;
 pub(crate) mod stage;

@@ -1,0 +1,46 @@
+//! Ending direct flows: their conntrack entries are removed, and what is left of them at the client
+//! is reset, so that it connects anew and is decided anew.
+
+use nix::libc;
+use tracing::warn;
+
+use super::flows::{Conntrack, Ended, Flow};
+use super::nudge::{Pair, nudge};
+use super::{EgressError, Wanted, nft, ruleset};
+
+/// So many elements of a set go into one transaction: a text of some hundred kilobytes.
+const AT_ONCE: usize = 4096;
+
+/// Ends the direct flows that are picked. The next packet of a TCP flow without an entry, which is
+/// no SYN, is answered with a reset by our nftables table; other protocols begin anew by themselves.
+pub(super) async fn end(
+    wanted: &Wanted,
+    picked: impl Fn(&Flow) -> bool,
+) -> Result<Ended, EgressError> {
+    let conntrack = Conntrack::open()?;
+    let mut flows = conntrack.direct(wanted).await?;
+    flows.retain(picked);
+    // First what resets them: in between, a packet would go on as a new flow.
+    let tcp = flows.iter().filter(|flow| is_tcp(flow));
+    let tcp: Vec<Pair> = tcp.map(|flow| (flow.source, flow.destination)).collect();
+    for some in tcp.chunks(AT_ONCE) {
+        nft::apply(&ruleset::ended(some))?;
+        // Without it, clients that only wait are not reset before they speak.
+        if let Err(error) = nft::apply(&ruleset::nudged(some)) {
+            warn!("clients that only wait are not reset yet: {error}");
+        }
+    }
+    let ended = conntrack.remove(&flows).await?;
+    if !tcp.is_empty() {
+        let mark = wanted.egress.decided;
+        tokio::task::spawn_blocking(move || nudge(&tcp, mark));
+    }
+    if ended.left > 0 {
+        warn!("{} direct flows are forwarded by hardware and go on until they end", ended.left);
+    }
+    Ok(ended)
+}
+
+fn is_tcp(flow: &Flow) -> bool {
+    i32::from(flow.protocol) == libc::IPPROTO_TCP
+}

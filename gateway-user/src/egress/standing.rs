@@ -1,0 +1,160 @@
+//! How each family of the uplink stands, since when, and how often that changed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{error, info};
+
+use super::fault::Fault;
+use super::hysteresis::Hysteresis;
+use super::probe::Round;
+use super::routing::Family;
+use super::sight::next_hops;
+use crate::config::{Egress, OnFailure};
+use crate::observe::FamilyState;
+
+/// One family.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    /// Why it is down; `None`, it is up.
+    pub(super) fault: Option<Fault>,
+    /// Its direct flows are still to be ended.
+    pub(super) owes: bool,
+    since: Timestamp,
+    transitions: u64,
+    probes: Option<Hysteresis>,
+    /// How long the last answer took.
+    rtt: Option<Duration>,
+    answered: u64,
+    silent: u64,
+}
+
+/// The families that are to have a next hop.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Standings(pub(super) BTreeMap<Family, Standing>);
+
+impl Standings {
+    /// Those of another configuration: what is still asked for goes on counting. What `health` asks
+    /// for anew is not known yet.
+    pub(super) fn with(&self, egress: &Egress, is_same_health: bool) -> Self {
+        let probes = egress.health.as_ref().map(Hysteresis::new);
+        let families = next_hops(egress).into_keys().map(|family| {
+            let mut standing = self.0.get(&family).cloned().unwrap_or_else(Standing::new);
+            if !is_same_health {
+                standing.probes.clone_from(&probes);
+            }
+            (family, standing)
+        });
+        Self(families.collect())
+    }
+
+    /// Takes a round in; gives whether it changes a state.
+    pub(super) fn note(&mut self, family: Family, round: Round) -> bool {
+        let Some(standing) = self.0.get_mut(&family) else { return false };
+        let is_good = match round {
+            Round::Unasked => return false,
+            Round::Answered(time) => {
+                standing.rtt = Some(time);
+                standing.answered = standing.answered.saturating_add(1);
+                true
+            }
+            Round::Silent => {
+                standing.silent = standing.silent.saturating_add(1);
+                false
+            }
+        };
+        standing.probes.as_mut().is_some_and(|probes| probes.note(is_good))
+    }
+
+    /// Takes in why families are down now, those that are not in `faults` are up, and says what
+    /// changes.
+    pub(super) fn take(&mut self, egress: &Egress, faults: &BTreeMap<Family, Fault>) {
+        for (family, standing) in &mut self.0 {
+            let fault = faults.get(family).copied();
+            let before = std::mem::replace(&mut standing.fault, fault);
+            let name = &egress.interface;
+            match (before, fault) {
+                (None, Some(fault)) => {
+                    let new = match egress.on_failure {
+                        OnFailure::Inspect => "inspected",
+                        OnFailure::Block => "refused",
+                    };
+                    error!(
+                        "uplink {name}: {family} is down: {fault}; new flows are {new}, direct ones \
+                         are ended"
+                    );
+                    standing.owes = true;
+                    if let Some(probes) = &mut standing.probes {
+                        probes.fell();
+                    }
+                }
+                (Some(_), None) => {
+                    info!("uplink {name}: {family} is up again: new flows go direct");
+                    standing.owes = false;
+                }
+                (Some(before), Some(fault)) if before != fault => {
+                    info!("uplink {name}: {family} stays down: {fault}");
+                }
+                (None, None) | (Some(_), Some(_)) => {}
+            }
+            if before.is_some() != fault.is_some() {
+                standing.transitions = standing.transitions.saturating_add(1);
+                standing.since = Timestamp::now();
+            }
+        }
+    }
+
+    /// Whether something has no message when it comes right.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.0.values().any(|standing| {
+            standing.owes
+                || matches!(standing.fault, Some(Fault::NextHopFailed | Fault::NotInPlace))
+        })
+    }
+
+    /// For the observation.
+    pub(super) fn states(&self) -> Vec<FamilyState> {
+        self.0.iter().map(|(family, standing)| standing.state(*family)).collect()
+    }
+}
+
+impl Standing {
+    fn new() -> Self {
+        Self {
+            fault: None,
+            owes: false,
+            since: Timestamp::now(),
+            transitions: 0,
+            probes: None,
+            rtt: None,
+            answered: 0,
+            silent: 0,
+        }
+    }
+
+    /// Why it is down by its probes.
+    pub(super) fn probed(&self) -> Option<Fault> {
+        let is_down = self.probes.as_ref().is_some_and(|probes| probes.is_up() == Some(false));
+        is_down.then_some(Fault::ProbesFailed)
+    }
+
+    fn state(&self, family: Family) -> FamilyState {
+        let is_known = self.probes.as_ref().is_none_or(|probes| probes.is_up().is_some());
+        let state = match self.fault {
+            Some(_) => "down",
+            None if is_known => "up",
+            None => "unknown",
+        };
+        FamilyState {
+            family: family.name().to_owned(),
+            state: state.to_owned(),
+            reason: self.fault.map(|fault| fault.name().to_owned()),
+            since: self.since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            transitions: self.transitions,
+            probe_rtt_seconds: self.rtt.map(|rtt| rtt.as_secs_f64()),
+            probes_answered: self.answered,
+            probes_failed: self.silent,
+        }
+    }
+}
