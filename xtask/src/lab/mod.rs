@@ -4,6 +4,7 @@
 mod probes;
 mod product;
 mod report;
+mod scenarios;
 mod topology;
 
 use std::collections::BTreeSet;
@@ -52,6 +53,14 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Hook::Xdp)]
     hook: Hook,
 
+    /// Show a real inspection system beside the product instead
+    #[arg(long, value_enum, value_name = "NAME")]
+    scenario: Option<scenarios::Choice>,
+
+    /// Be the hosts of a scenario: this hop, with certificates from here
+    #[arg(long, hide = true, num_args = 2, value_names = ["HOP", "DIRECTORY"])]
+    origin: Option<Vec<String>>,
+
     /// Be the far side: serve these ports in this namespace
     #[arg(long, hide = true, num_args = 2, value_names = ["TCP", "UDP"])]
     serve: Option<Vec<String>>,
@@ -65,6 +74,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(ports) = &args.serve {
         return serve(ports);
+    }
+    if let Some([hop, directory]) = args.origin.as_deref() {
+        return xtask::scenario::serve(hop, Path::new(directory));
     }
     if !geteuid().is_root() {
         bail!("the lab makes network namespaces and loads BPF programs: run it as root");
@@ -81,6 +93,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let binary = product::build()?;
     // Before anything exists that would have to be removed.
     let interrupt = Interrupt::watch()?;
+    if let Some(choice) = args.scenario {
+        return scenarios::run(choice, args, binary, interrupt);
+    }
     let owner = if args.keep { Owner::Person } else { Owner::Process };
     let lab = Lab::set_up(binary, args.hook, owner, &interrupt)?;
     let report = lab.ask_all(args.hook, &interrupt)?;

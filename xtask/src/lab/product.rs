@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+pub(super) use xtask::scenario::Hook;
 use xtask::testbed::{Interrupt, Namespace, Process, Protocol};
 
 use crate::process::cargo;
@@ -30,16 +31,6 @@ pub(super) struct Product {
     pub(super) state_dir: PathBuf,
     pub(super) run_dir: PathBuf,
     pub(super) log: PathBuf,
-}
-
-/// How the inside interface is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Hook {
-    /// XDP and tc
-    Xdp,
-    /// tc alone
-    Tc,
 }
 
 /// What `policy show --json` says that the lab needs.
@@ -239,16 +230,6 @@ impl Status {
     pub(super) fn reason(&self, reason: &str) -> u64 {
         let counter = self.reasons.iter().find(|counter| counter.reason == reason);
         counter.map_or(0, |counter| counter.packets)
-    }
-}
-
-impl Hook {
-    /// The word of the configuration.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Xdp => "xdp",
-            Self::Tc => "tc",
-        }
     }
 }
 

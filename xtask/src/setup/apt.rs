@@ -45,11 +45,19 @@ impl Apt {
             Err(_) if self.update() => install(),
             outcome => outcome,
         };
-        for (_, unit) in DAEMONS.iter().filter(|(package, _)| packages.contains(package)) {
+        for (_, unit) in DAEMONS.iter().filter(|(daemon, _)| {
+            // With or without the suite that it comes from.
+            packages.iter().any(|package| package.split('/').next() == Some(daemon))
+        }) {
             // Where there is no systemd, nothing starts at boot either.
             run(command("systemctl").args(["disable", "--quiet", unit])).ok();
         }
         outcome.map(drop)
+    }
+
+    /// Lets the package lists be fetched once more: there is a new source.
+    pub(super) fn forget(&self) {
+        self.updated.set(false);
     }
 
     /// Fetches the package lists if that was not done before; `true` if it was done now.
@@ -69,8 +77,13 @@ impl Apt {
 }
 
 /// Packages that bring a daemon, and its unit.
-const DAEMONS: [(&str, &str); 3] =
-    [("squid", "squid.service"), ("bird2", "bird.service"), ("prometheus", "prometheus.service")];
+const DAEMONS: [(&str, &str); 5] = [
+    ("squid", "squid.service"),
+    ("bird2", "bird.service"),
+    ("prometheus", "prometheus.service"),
+    ("c-icap", "c-icap.service"),
+    ("suricata", "suricata.service"),
+];
 /// What packages ask before they start a daemon: invoke-rc.d(8).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 

@@ -8,6 +8,7 @@
 
 mod apt;
 mod compiler;
+mod inspection;
 mod linker;
 mod tools;
 
@@ -58,6 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         link(command, &toolchain.join(name))?;
     }
     tools::ensure(&cache, &apt)?;
+    inspection::ensure(&apt);
     say("done", &format!("BPF toolchain in {}, {:.1?}", toolchain.display(), start.elapsed()));
     Ok(())
 }

@@ -128,6 +128,18 @@ impl Namespace {
         self.input(Command::new("nft").args(["-f", "-"]), ruleset)
     }
 
+    /// Adds iptables rules, the same for both families.
+    ///
+    /// # Errors
+    ///
+    /// No iptables, or it refuses them.
+    pub fn iptables(&self, rules: &str) -> Result<()> {
+        for program in ["iptables-restore", "ip6tables-restore"] {
+            self.input(Command::new(program).arg("--noflush"), rules)?;
+        }
+        Ok(())
+    }
+
     /// Runs `ip` for each line of `batch`, up to the first that fails.
     ///
     /// # Errors

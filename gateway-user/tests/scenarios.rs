@@ -1,0 +1,76 @@
+//! Real inspection systems beside the product: each sees the rest, none sees selected Microsoft 365
+//! traffic, and nothing else takes the direct uplink. Needs root, and the programs that `cargo xtask
+//! setup` installs: what is missing is a failure here.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use xtask::scenario::{CHAINS, Hook, Name, Outcome, Places, Setting};
+use xtask::testbed::Owner;
+
+/// Runs one, and prints what it saw.
+fn assert_it_holds(name: Name, hook: Hook) {
+    // One at a time: programs that take seconds to start would wait for each other.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let setting = Setting {
+        binary: env!("CARGO_BIN_EXE_breakout365").into(),
+        hook,
+        owner: Owner::Process,
+        origins: None,
+        interrupt: None,
+    };
+    match name.run(&setting).unwrap() {
+        Outcome::Ran(report, _stage) => {
+            println!("{}", report.text());
+            assert_eq!(report.differing(), Vec::<String>::new(), "{}", name.name());
+        }
+        Outcome::Skipped(reason) => panic!("{} did not run: {reason}", name.name()),
+    }
+}
+
+#[test]
+fn a_decrypting_proxy_sees_sign_in_and_the_rest_and_no_selected_traffic() {
+    assert_it_holds(Name::TlsProxy, Hook::Xdp);
+}
+
+#[test]
+fn a_transparent_proxy_logs_all_of_the_rest_and_no_selected_traffic() {
+    assert_it_holds(Name::Proxy, Hook::Tc);
+}
+
+#[test]
+fn clients_with_a_pac_file_ask_the_proxy_for_the_rest_alone() {
+    assert_it_holds(Name::ExplicitProxy, Hook::Xdp);
+}
+
+#[test]
+fn an_intrusion_prevention_system_drops_in_the_rest_what_passes_in_selected_traffic() {
+    assert_it_holds(Name::Ips, Hook::Xdp);
+}
+
+#[test]
+fn leakage_prevention_blocks_uploads_but_not_to_selected_hosts() {
+    assert_it_holds(Name::Dlp, Hook::Xdp);
+}
+
+#[test]
+fn a_tunnel_to_a_cloud_inspector_carries_only_the_rest() {
+    assert_it_holds(Name::CloudSwg, Hook::Tc);
+}
+
+#[test]
+fn operators_read_the_very_rules_that_the_scenarios_load() {
+    let paper = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let paper = std::fs::read_to_string(paper).unwrap();
+    let default = gateway_user::config::Mark::default();
+    assert_eq!(default.value, default.mask);
+    for chain in CHAINS {
+        let port = if chain.name.starts_with("redirect") { 8080 } else { 3129 };
+        let places = Places { mark: default.value, inside: "lan0", port, queue: 0 };
+        let rules = chain.filled(&places);
+        assert!(paper.contains(&rules), "{} is not quoted:\n{rules}", chain.name);
+    }
+}

@@ -1,0 +1,76 @@
+//! Squid in the gateway, transparent and explicit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::program::{Program, directory, text_of, wait_until};
+use super::site::{Site, hosts_file};
+use super::{Stage, text};
+
+/// Where it takes what TPROXY gives it.
+pub(super) const TPROXY_PORT: u16 = 3129;
+/// Where clients ask it.
+pub(super) const PORT: u16 = 3128;
+
+/// A Squid that runs.
+#[derive(Debug)]
+pub(super) struct Squid(PathBuf);
+
+impl Squid {
+    /// Starts it in the gateway and waits until it is ready. `more` is added to its configuration.
+    pub(super) fn start(stage: &mut Stage, more: &str) -> Result<Self> {
+        let files = directory(&stage.files(), "squid")?;
+        let config = files.join("squid.conf");
+        fs::write(files.join("hosts"), hosts_file())?;
+        fs::write(&config, configuration(text(&files)?, more))?;
+        let gateway = &stage.network.gateway;
+        let mut squid = Program::start(gateway, "squid", &files, &["-N", "-f", text(&config)?])?;
+        squid.wait_for_port(gateway, PORT)?;
+        stage.keep_running(squid)?;
+        Ok(Self(files))
+    }
+
+    /// Expects exactly so many requests for a host in its access log.
+    pub(super) fn check_log(
+        &self,
+        stage: &mut Stage,
+        site: Site,
+        shows: &str,
+        expected: u64,
+    ) -> Result<()> {
+        wait_until("squid has written its log", || Ok(self.requests(site)? >= expected))?;
+        let seen = self.requests(site)?;
+        let what = format!("requests for {} in squid's access log", site.host);
+        stage.expectations().count(&what, shows, expected, seen);
+        Ok(())
+    }
+
+    fn requests(&self, site: Site) -> Result<u64> {
+        let log = text_of(&self.log())?;
+        Ok(log.lines().filter(|line| line.contains(site.host)).count().try_into()?)
+    }
+
+    fn log(&self) -> PathBuf {
+        Path::join(&self.0, "access.log")
+    }
+}
+
+fn configuration(files: &str, more: &str) -> String {
+    format!(
+        "http_port {PORT}\n\
+         http_port {TPROXY_PORT} tproxy\n\
+         http_access allow all\n\
+         cache deny all\n\
+         visible_hostname inspector.example\n\
+         hosts_file {files}/hosts\n\
+         access_log stdio:{files}/access.log\n\
+         cache_log {files}/cache.log\n\
+         coredump_dir {files}\n\
+         pid_filename none\n\
+         pinger_enable off\n\
+         shutdown_lifetime 0 seconds\n\
+         {more}"
+    )
+}
