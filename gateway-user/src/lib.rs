@@ -5,8 +5,8 @@
 //! [`policy::Table`]; [`plan`] says what that changes, and refuses too much; [`datapath`] turns a
 //! table into a generation in the kernel and publishes it; [`egress`] is the way out for what that
 //! marks; [`daemon`] keeps both going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
-//! they tell the shell. Beside that way, [`replay`] classifies captures by a table, and [`export`]
-//! writes one down for other programs. But for fetching, everything up to `plan` is pure, and so is
+//! they tell the shell. Beside that way, [`replay`] classifies captures by a table, [`export`]
+//! writes one down for other programs, and [`marks`] finds who else uses our bits. But for fetching, everything up to `plan` is pure, and so is
 //! `export`.
 
 #![deny(unsafe_code)]
@@ -19,6 +19,7 @@ pub mod egress;
 pub mod exit;
 pub mod export;
 pub mod feed;
+pub mod marks;
 pub mod observe;
 pub mod plan;
 pub mod policy;

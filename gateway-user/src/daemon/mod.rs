@@ -7,6 +7,7 @@
 //! by, `control` and `observer` are the two sockets, `journal` is what is left to read.
 
 mod change;
+mod collisions;
 pub mod control;
 mod heartbeat;
 mod hooks;
@@ -108,6 +109,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         log: None,
     };
     daemon.start(config, left).await?;
+    daemon.look_for_collisions();
     daemon.remember();
     // What came before the restart and was held.
     daemon.take_feed(Trigger::Start).await;

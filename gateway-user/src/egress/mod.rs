@@ -14,12 +14,15 @@ mod netlink;
 mod nft;
 mod reverse_path;
 mod routing;
+mod rules;
 mod ruleset;
 mod take_back;
 mod watch;
 
 pub use error::EgressError;
 pub use keeper::Keeper;
+pub use routing::Family;
+pub use rules::rules;
 pub use take_back::{Removed, take_back};
 
 use crate::config::{Config, Egress, Mark};
