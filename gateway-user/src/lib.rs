@@ -6,7 +6,8 @@
 //! table into a generation in the kernel and publishes it; [`egress`] is the way out for what that
 //! marks; [`daemon`] keeps both going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
 //! they tell the shell. Beside that way, [`replay`] classifies captures by a table, [`export`]
-//! writes one down for other programs, and [`marks`] finds who else uses our bits. But for fetching, everything up to `plan` is pure, and so is
+//! writes one down for other programs, [`marks`] finds who else uses our bits,
+//! and [`doctor`] says what is in the way. But for fetching, everything up to `plan` is pure, and so is
 //! `export`.
 
 #![deny(unsafe_code)]
@@ -15,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+pub mod doctor;
 pub mod egress;
 pub mod exit;
 pub mod export;

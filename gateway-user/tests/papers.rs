@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use gateway_common::Reason;
 use gateway_user::config::{Config, Mark};
+use gateway_user::doctor::Check;
 
 const README: &str = "README.md";
 const ARCHITECTURE: &str = "docs/architecture.md";
@@ -112,6 +113,18 @@ fn the_architecture_lists_every_reason_with_its_counter() {
 }
 
 #[test]
+fn the_manual_lists_every_check_of_the_doctor() {
+    let operations = text_of("docs/operations.md");
+    let section = operations.split("\n## Doctor\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let listed: Vec<&str> = rows(section)
+        .into_iter()
+        .filter_map(|row| row[0].strip_prefix('`')?.strip_suffix('`'))
+        .collect();
+    let checks: Vec<&str> = Check::ALL.iter().map(|check| check.name()).collect();
+    assert_eq!(listed, checks);
+}
+
+#[test]
 fn every_relative_link_leads_to_a_file() {
     let mut links = 0;
     for paper in files(".", "md") {
@@ -157,8 +170,11 @@ fn every_invariant_names_what_enforces_and_what_proves_it() {
     let architecture = text_of(ARCHITECTURE);
     let invariants = architecture.split("## Invariants").nth(1).unwrap();
     let invariants = invariants.split("\n## ").next().unwrap();
-    for (number, invariant) in (1..).zip(invariants.split("\n**I").skip(1)) {
-        assert!(invariant.starts_with(&format!("{number}. ")), "I{number}: {invariant}");
+    let mut before = 0;
+    for invariant in invariants.split("\n**I").skip(1) {
+        let number: u32 = invariant.split('.').next().unwrap().parse().unwrap();
+        assert!(number > before, "I{number} stands after I{before}");
+        before = number;
         for line in ["\n- enforced: ", "\n- proved: `gateway-user/tests/"] {
             assert!(invariant.contains(line), "I{number} lacks {line:?}");
         }

@@ -58,7 +58,12 @@ impl Ours {
     pub(super) fn compared(self, of: MarkOf, mask: u32, value: Option<u32>) -> Option<(Use, u32)> {
         let bits = self.bits(of) & mask;
         let Mark { mask: ours, value: direct } = self.mark;
-        let asks_whether_direct = mask == ours && value.is_some_and(|it| it == direct || it == 0);
+        // Under the whole mask: direct, and marked by nobody else.
+        let asks_whether_direct = match value {
+            Some(value) if mask == ours => value == direct || value == 0,
+            Some(value) => mask == u32::MAX && value == direct,
+            None => false,
+        };
         let asks_whether_decided = of == MarkOf::Connection && mask == self.decided;
         if bits == 0 || asks_whether_direct || asks_whether_decided {
             return None;
@@ -103,7 +108,8 @@ mod tests {
             assert_eq!(OURS.compared(of, 0xff, Some(7)), None);
             assert_eq!(OURS.compared(of, 0xff00, Some(0x100)).map(|it| it.0), Some(Use::Reads));
             assert_eq!(OURS.compared(of, u32::MAX, Some(1)).map(|it| it.0), Some(Use::Compares));
-            assert_eq!(OURS.compared(of, u32::MAX, Some(0x100)).map(|it| it.0), Some(Use::Reads));
+            assert_eq!(OURS.compared(of, u32::MAX, Some(0x100)), None);
+            assert_eq!(OURS.compared(of, u32::MAX, Some(0x101)).map(|it| it.0), Some(Use::Reads));
             assert_eq!(OURS.compared(of, u32::MAX, None).map(|it| it.0), Some(Use::Reads));
         }
         assert_eq!(OURS.compared(MarkOf::Connection, 0x200, Some(0x200)), None);

@@ -23,7 +23,7 @@ const CARGO_FUZZ: Tool =
     Tool { name: "cargo-fuzz", version: "0.13.2", reason: "builds and runs fuzz targets" };
 
 /// Commands and files, the Debian package each is in, and what for.
-const SYSTEM: [(&str, &str, &str); 10] = [
+const SYSTEM: [(&str, &str, &str); 11] = [
     ("git", "git", "checks look at what is committed"),
     ("ip", "iproute2", "tests and lab build networks"),
     ("tc", "iproute2", "tests and lab look at hooks"),
@@ -31,6 +31,7 @@ const SYSTEM: [(&str, &str, &str); 10] = [
     ("nft", "nftables", "the lab translates addresses"),
     ("tcpdump", "tcpdump", "a test replays what it captured"),
     ("ipset", "ipset", "a test loads an export"),
+    ("iptables-restore", "iptables", "a test loads an export, another has rules found"),
     ("squid", "squid", "a test loads an export"),
     ("bird", "bird2", "a test loads an export"),
     (PACPARSER, "python3-pacparser", "a test evaluates an export"),
