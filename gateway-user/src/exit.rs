@@ -49,6 +49,10 @@ pub enum Exit {
     Daemon = 15,
     /// Rules, routes or nftables table of the direct uplink cannot be put in place or removed.
     Egress = 16,
+    /// The doctor's worst finding is a warning.
+    Warning = 17,
+    /// The doctor has found an error.
+    Unfit = 18,
 }
 
 /// Why a command did not do what was asked: one line that says what, where and what to do next.

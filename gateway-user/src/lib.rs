@@ -5,8 +5,10 @@
 //! [`policy::Table`]; [`plan`] says what that changes, and refuses too much; [`datapath`] turns a
 //! table into a generation in the kernel and publishes it; [`egress`] is the way out for what that
 //! marks; [`daemon`] keeps both going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
-//! they tell the shell. Beside that way, [`replay`] classifies captures by a table, and [`export`]
-//! writes one down for other programs; [`exporter`] tells Prometheus what the daemon observes. But for fetching, everything up to `plan` is pure, and so is
+//! they tell the shell. Beside that way, [`replay`] classifies captures by a table, [`export`]
+//! writes one down for other programs, [`exporter`] tells Prometheus what the daemon observes,
+//! [`marks`] finds who else uses our bits, and [`doctor`] says what is in the way. But for fetching,
+//! everything up to `plan` is pure, and so is
 //! `export`.
 
 #![deny(unsafe_code)]
@@ -15,11 +17,13 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+pub mod doctor;
 pub mod egress;
 pub mod exit;
 pub mod export;
 pub mod exporter;
 pub mod feed;
+pub mod marks;
 pub mod observe;
 pub mod plan;
 pub mod policy;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use gateway_common::Reason;
 use gateway_user::config::{Config, Mark};
+use gateway_user::doctor::Check;
 
 const README: &str = "README.md";
 const ARCHITECTURE: &str = "docs/architecture.md";
@@ -109,6 +110,18 @@ fn the_architecture_lists_every_reason_with_its_counter() {
     let reasons: Vec<_> =
         Reason::ALL.map(|reason| ((reason as u32).to_string(), reason.name())).into();
     assert_eq!(listed, reasons);
+}
+
+#[test]
+fn the_manual_lists_every_check_of_the_doctor() {
+    let operations = text_of("docs/operations.md");
+    let section = operations.split("\n## Doctor\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let listed: Vec<&str> = rows(section)
+        .into_iter()
+        .filter_map(|row| row[0].strip_prefix('`')?.strip_suffix('`'))
+        .collect();
+    let checks: Vec<&str> = Check::ALL.iter().map(|check| check.name()).collect();
+    assert_eq!(listed, checks);
 }
 
 #[test]

@@ -3,12 +3,16 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::mem;
 use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
 use super::input::{Input, Loaded};
 use super::output;
 use crate::exit::{Exit, Failure};
-use crate::export::{Export, ExportError, Format, Proxies};
+use crate::export::{Export, ExportError, Format, Inspector, Proxies, Snippet};
 
 /// What goes direct, for the programs that stand beside a gateway
 ///
@@ -18,11 +22,16 @@ use crate::export::{Export, ExportError, Format, Proxies};
 pub struct ExportArgs {
     /// What it is for
     #[arg(long, value_enum)]
-    format: Format,
+    format: What,
 
     /// For pac: what everything else goes to, as in "PROXY proxy.example:3128"
     #[arg(long, value_name = "PROXIES", required_if_eq("format", "pac"))]
     proxy: Option<Proxies>,
+
+    /// For chains: what they hand packets to, tproxy:PORT, redirect:PORT or queue:NUMBER; as many as
+    /// there are
+    #[arg(long, value_name = "INSPECTOR")]
+    to: Vec<Inspector>,
 
     #[command(flatten)]
     input: Input,
@@ -32,22 +41,64 @@ pub struct ExportArgs {
     out: Option<PathBuf>,
 }
 
+/// What can be asked for: something made of the table, or of the configuration alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Table(Format),
+    Snippet(Snippet),
+}
+
+impl ValueEnum for What {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: &[What] = &[
+            What::Table(Format::Cidr),
+            What::Table(Format::Json),
+            What::Table(Format::Nft),
+            What::Table(Format::Ipset),
+            What::Table(Format::Pac),
+            What::Table(Format::Squid),
+            What::Table(Format::Bird),
+            What::Snippet(Snippet::ChainNft),
+            What::Snippet(Snippet::ChainIptables),
+            What::Snippet(Snippet::Networkd),
+        ];
+        ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Table(format) => format.to_possible_value(),
+            Self::Snippet(snippet) => snippet.to_possible_value(),
+        }
+    }
+}
+
 pub(super) fn run(arguments: &ExportArgs, state_dir: &Path) -> Result<(), Failure> {
-    let ExportArgs { format, proxy, input, out } = arguments;
-    if proxy.is_some() && *format != Format::Pac {
+    let ExportArgs { format, proxy, to, input, out } = arguments;
+    if proxy.is_some() && *format != What::Table(Format::Pac) {
         let problem = "--proxy goes with --format pac only; leave it out";
         return Err(Failure::new(Exit::Usage, problem));
     }
+    let has_chains = matches!(format, What::Snippet(snippet) if snippet.has_chains());
+    if has_chains == to.is_empty() {
+        let problem = "--to goes with --format chain-nft and chain-iptables, which need it";
+        return Err(Failure::new(Exit::Usage, problem));
+    }
+    let kinds: Vec<_> = to.iter().map(mem::discriminant).collect();
+    if kinds.iter().enumerate().any(|(at, kind)| kinds.iter().take(at).any(|it| it == kind)) {
+        let problem = "--to names two inspectors of one kind; leave one out";
+        return Err(Failure::new(Exit::Usage, problem));
+    }
+    let format = match format {
+        What::Table(format) => format,
+        What::Snippet(snippet) => {
+            return write(out.as_deref(), &snippet.render(&input.config()?, to));
+        }
+    };
     let Loaded { policy, snapshot, compiled, .. } = input.load(state_dir)?;
     let export = Export::new(&snapshot, &policy, &compiled);
     let text = export.render(*format, proxy.as_ref())?;
-    match out {
-        Some(path) => replace(path, &text).map_err(|error| {
-            let problem = format!("{}: cannot be written: {error}", path.display());
-            Failure::new(Exit::Internal, problem)
-        })?,
-        None => output::text(text.trim_end_matches('\n'))?,
-    }
+    write(out.as_deref(), &text)?;
     warn_about(*format, &export);
     if policy.sources.are_listed() {
         warn(format_args!(
@@ -55,6 +106,16 @@ pub(super) fn run(arguments: &ExportArgs, state_dir: &Path) -> Result<(), Failur
         ));
     }
     Ok(())
+}
+
+fn write(out: Option<&Path>, text: &str) -> Result<(), Failure> {
+    match out {
+        Some(path) => replace(path, text).map_err(|error| {
+            let problem = format!("{}: cannot be written: {error}", path.display());
+            Failure::new(Exit::Internal, problem)
+        }),
+        None => output::text(text.trim_end_matches('\n')),
+    }
 }
 
 /// What an export of this format leaves out, or cannot leave out.

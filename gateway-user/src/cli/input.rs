@@ -50,6 +50,14 @@ impl Input {
 }
 
 impl Input {
+    /// The configuration, which has to be there.
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        config(self.config.as_deref())?.ok_or_else(|| {
+            let problem = format_args!("{}: not found; --config FILE", config::DEFAULT_PATH);
+            Failure::new(Exit::Config, problem)
+        })
+    }
+
     fn config_path(&self) -> &Path {
         self.config.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH))
     }

@@ -1,6 +1,7 @@
 //! The verbs of `breakout365`, one file each.
 
 mod control;
+mod doctor;
 mod down;
 mod explain;
 mod export;
@@ -54,6 +55,8 @@ pub struct Cli {
 pub enum Verb {
     /// The daemon in the foreground.
     Run(run::RunArgs),
+    /// What is in the way of direct traffic.
+    Doctor(doctor::DoctorArgs),
     /// What is loaded and what it has decided.
     Status(status::StatusArgs),
     /// Where packets to a destination go, and why.
@@ -118,6 +121,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
     let pins = Pins::new(&cli.pins);
     match &cli.verb {
         Verb::Run(args) => run::run(args, cli),
+        Verb::Doctor(args) => doctor::run(args, cli),
         Verb::Status(args) => status::run(args, &pins, &cli.run_dir),
         Verb::Explain(args) => explain::run(args, &pins, &cli.state_dir),
         Verb::Feed(verb) => feed::run(verb, &cli.state_dir),

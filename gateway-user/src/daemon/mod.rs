@@ -8,6 +8,7 @@
 //! `observer` are the two sockets, `journal` is what is left to read.
 
 mod change;
+mod collisions;
 pub mod control;
 mod heartbeat;
 mod hooks;
@@ -120,6 +121,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     };
     daemon.tally.take_over(&daemon.lock);
     daemon.start(config, left).await?;
+    daemon.look_for_collisions();
     daemon.remember();
     // What came before the restart and was held.
     daemon.take_feed(Trigger::Start).await;

@@ -27,6 +27,7 @@ mod place;
 mod probe;
 mod reverse_path;
 mod routing;
+mod rules;
 mod ruleset;
 mod sight;
 mod standing;
@@ -37,6 +38,7 @@ pub use error::EgressError;
 pub use flows::Flow;
 pub use keeper::Keeper;
 pub use routing::Family;
+pub use rules::rules;
 pub use take_back::{Removed, take_back};
 
 use crate::config::{Config, Egress, Mark};

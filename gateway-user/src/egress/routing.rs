@@ -17,7 +17,7 @@ const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 const NOT_SUPPRESSED: u32 = u32::MAX;
 
 /// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub enum Family {
     /// IPv4.
     V4,

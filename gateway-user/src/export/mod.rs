@@ -12,6 +12,7 @@ mod name;
 mod nft;
 mod pac;
 pub mod pieces;
+mod snippet;
 mod squid;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use pieces::{Entry, Piece};
 
 pub use name::Name;
 pub use pac::{Proxies, ProxiesError};
+pub use snippet::{Inspector, InspectorError, Snippet};
 
 /// What an export is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

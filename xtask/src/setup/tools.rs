@@ -31,6 +31,7 @@ const SYSTEM: [(&str, &str, &str); 11] = [
     ("nft", "nftables", "the lab translates addresses"),
     ("tcpdump", "tcpdump", "a test replays what it captured"),
     ("ipset", "ipset", "a test loads an export"),
+    ("iptables-restore", "iptables", "a test loads an export, another has rules found"),
     ("squid", "squid", "a test loads an export"),
     ("bird", "bird2", "a test loads an export"),
     ("prometheus", "prometheus", "a test scrapes the exporter and runs its rules"),

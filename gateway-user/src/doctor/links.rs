@@ -1,0 +1,227 @@
+//! What kind of link an interface is, and what the card does to packets before XDP sees them.
+
+use super::system::version;
+use super::{Check, Facts, Finding, InterfaceFacts, Link, Role, Severity};
+use crate::config::HookMode;
+
+/// `NETDEV_XDP_ACT_RX_SG`: the driver gives XDP packets of several buffers (kernel
+/// `include/uapi/linux/netdev.h`).
+const RX_SG: u64 = 1 << 5;
+/// A page less the headroom of XDP (256) and the shared info behind a packet (320) and an Ethernet
+/// header, as veth counts it.
+const ONE_BUFFER: u32 = 4096 - 256 - 320 - 14;
+
+pub(super) fn check(facts: &Facts) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = facts.interfaces.iter().map(presence).collect();
+    if facts.interfaces.is_empty() {
+        let why_not = "no interface is named: see breakout365 doctor --help";
+        findings.push(Finding::unseen(Check::Interface, why_not));
+    }
+    for (interface, hook, link) in facts.inside() {
+        findings.extend([
+            link_layer(interface, link),
+            bond(interface, link),
+            bridge(interface, link),
+            vlan(interface, link),
+            lro(interface),
+            vlan_offload(interface, link),
+            mtu(facts, interface, hook, link),
+        ]);
+    }
+    findings
+}
+
+fn presence(interface: &InterfaceFacts) -> Finding {
+    let name = &interface.name;
+    match &interface.link {
+        Ok(Some(link)) => {
+            let kind = link.kind.as_ref().or(interface.driver.as_ref().ok());
+            let kind = kind.map(|kind| format!(" ({kind})")).unwrap_or_default();
+            Finding::ok(Check::Interface, format_args!("{name}: there{kind}"))
+        }
+        Ok(None) => {
+            Finding::of(Check::Interface, Severity::Error, format_args!("{name}: not found"))
+                .fixed_by("ip link")
+        }
+        Err(why_not) => Finding::unseen(Check::Interface, format_args!("{name}: {why_not}")),
+    }
+}
+
+fn link_layer(interface: &InterfaceFacts, link: &Link) -> Finding {
+    let (check, name) = (Check::LinkLayer, &interface.name);
+    if link.is_ethernet {
+        return Finding::ok(check, format_args!("{name}: Ethernet"));
+    }
+    let kind = link.kind.as_deref().unwrap_or("no Ethernet");
+    let what = format_args!(
+        "{name}: {kind}, no Ethernet device: no hook goes on it, what comes in by it is inspected; \
+         name the Ethernet interfaces that traffic comes in by"
+    );
+    Finding::of(check, Severity::Error, what).fixed_by("ip -d link")
+}
+
+fn bond(interface: &InterfaceFacts, link: &Link) -> Finding {
+    let (check, name) = (Check::Bond, &interface.name);
+    match &link.member_of {
+        Some((bond, kind)) if kind == "bond" || kind == "team" => {
+            let what = format_args!("{name}: a member of {kind} {bond}; name {bond} in its place");
+            Finding::of(check, Severity::Warning, what).fixed_by(format!("ip -d link show {bond}"))
+        }
+        _ if matches!(link.kind.as_deref(), Some("bond" | "team")) => {
+            let what =
+                format_args!("{name}: whether it has native XDP depends on mode and members");
+            Finding::of(check, Severity::Note, what)
+        }
+        _ => Finding::ok(check, format_args!("{name}: no bond")),
+    }
+}
+
+fn bridge(interface: &InterfaceFacts, link: &Link) -> Finding {
+    let (check, name) = (Check::Bridge, &interface.name);
+    match &link.member_of {
+        Some((bridge, kind)) if kind == "bridge" || kind == "openvswitch" => {
+            let what =
+                format_args!("{name}: a port of {kind} {bridge}; name {bridge} in its place");
+            Finding::of(check, Severity::Warning, what)
+                .fixed_by(format!("ip -d link show {bridge}"))
+        }
+        _ if link.kind.as_deref() == Some("bridge") => {
+            let what =
+                format_args!("{name}: a bridge, classified by tc where its traffic is routed");
+            Finding::of(check, Severity::Note, what)
+        }
+        _ => Finding::ok(check, format_args!("{name}: no bridge")),
+    }
+}
+
+fn vlan(interface: &InterfaceFacts, link: &Link) -> Finding {
+    let (check, name) = (Check::Vlan, &interface.name);
+    if link.kind.as_deref() == Some("vlan") {
+        let what = format_args!("{name}: a VLAN, which has no native XDP: tc classifies");
+        return Finding::of(check, Severity::Note, what);
+    }
+    if link.vlans.is_empty() {
+        return Finding::ok(check, format_args!("{name}: no VLAN on it"));
+    }
+    let vlans: Vec<&str> = link.vlans.iter().map(String::as_str).collect();
+    let what = format_args!(
+        "{name}: {} on it pass its hook too; name the VLANs in its place where not all are inside",
+        vlans.join(", ")
+    );
+    Finding::of(check, Severity::Note, what)
+}
+
+fn lro(interface: &InterfaceFacts) -> Finding {
+    let (check, name) = (Check::Lro, &interface.name);
+    let offloads = match &interface.offloads {
+        Ok(offloads) => offloads,
+        Err(why_not) => return Finding::unseen(check, format_args!("{name}: {why_not}")),
+    };
+    let on = |feature| offloads.get(feature) == Some(&true);
+    if on("rx-lro") {
+        Finding::of(check, Severity::Warning, format_args!("{name}: the card merges packets (LRO)"))
+            .fixed_by(format!("ethtool -K {name} lro off"))
+    } else if on("rx-gro-hw") {
+        Finding::of(check, Severity::Note, format_args!("{name}: the card merges packets (GRO)"))
+            .fixed_by(format!("ethtool -K {name} rx-gro-hw off"))
+    } else {
+        Finding::ok(check, format_args!("{name}: off"))
+    }
+}
+
+fn vlan_offload(interface: &InterfaceFacts, link: &Link) -> Finding {
+    let (check, name) = (Check::VlanOffload, &interface.name);
+    let offloads = match &interface.offloads {
+        Ok(offloads) => offloads,
+        Err(why_not) => return Finding::unseen(check, format_args!("{name}: {why_not}")),
+    };
+    let takes_off = offloads.get("rx-vlan-hw-parse") == Some(&true);
+    if takes_off && !link.vlans.is_empty() {
+        let what = format_args!("{name}: the card takes off the tags of the VLANs on it");
+        return Finding::of(check, Severity::Warning, what)
+            .fixed_by(format!("ethtool -K {name} rxvlan off"));
+    }
+    Finding::ok(check, format_args!("{name}: no tag is hidden"))
+}
+
+fn mtu(facts: &Facts, interface: &InterfaceFacts, hook: HookMode, link: &Link) -> Finding {
+    let (check, name, mtu) = (Check::Mtu, &interface.name, link.mtu);
+    if mtu <= ONE_BUFFER || hook == HookMode::Tc {
+        return Finding::ok(check, format_args!("{name}: {mtu}"));
+    }
+    let has_frags = version(&facts.bpf.release).is_some_and(|version| version >= (5, 18));
+    match &interface.xdp_features {
+        Ok(features) if has_frags && features & RX_SG != 0 => {
+            Finding::ok(check, format_args!("{name}: {mtu}, with fragments"))
+        }
+        Err(why_not) if has_frags => Finding::unseen(
+            check,
+            format_args!("{name}: {mtu}, whether the driver has fragments: {why_not}"),
+        ),
+        _ => {
+            let what = format_args!("{name}: {mtu} is too long for its XDP: tc classifies alone");
+            let severity = if hook == HookMode::Xdp { Severity::Error } else { Severity::Warning };
+            Finding::of(check, severity, what).fixed_by(format!("ip link set {name} mtu 1500"))
+        }
+    }
+}
+
+impl InterfaceFacts {
+    /// Whether packets that come in by it are classified.
+    pub(super) fn is_inside(&self) -> bool {
+        matches!(self.role, Role::Inside(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spoilt(spoil: impl FnOnce(&mut InterfaceFacts)) -> Facts {
+        let mut facts = Facts::healthy();
+        spoil(facts.interfaces.first_mut().unwrap());
+        facts
+    }
+
+    fn link(spoil: impl FnOnce(&mut Link)) -> Facts {
+        spoilt(|interface| spoil(interface.link.as_mut().unwrap().as_mut().unwrap()))
+    }
+
+    #[test]
+    fn kinds_of_links_are_told() {
+        assert_eq!(spoilt(|it| it.link = Ok(None)).told(Severity::Error), ["interface"]);
+        let tun = link(|link| (link.is_ethernet, link.kind) = (false, Some("tun".into())));
+        assert_eq!(tun.told(Severity::Error), ["link-layer"]);
+        for (kind, name) in [("bond", "bond"), ("bridge", "bridge")] {
+            let member = link(|link| link.member_of = Some(("m0".into(), kind.into())));
+            assert_eq!(member.told(Severity::Warning), [name]);
+            let itself = link(|link| link.kind = Some(kind.into()));
+            assert_eq!(itself.told(Severity::Note), [name]);
+        }
+        assert_eq!(link(|link| link.kind = Some("vlan".into())).told(Severity::Note), ["vlan"]);
+    }
+
+    #[test]
+    fn what_the_card_does_is_told() {
+        let on = |feature: &str| spoilt(|it| it.offloads = Ok([(feature.into(), true)].into()));
+        assert_eq!(on("rx-lro").told(Severity::Warning), ["lro"]);
+        assert_eq!(on("rx-gro-hw").told(Severity::Note), ["lro"]);
+        assert!(on("rx-vlan-hw-parse").told(Severity::Warning).is_empty());
+        let mut trunk = link(|link| link.vlans = ["lan0.7".to_owned()].into());
+        assert_eq!(trunk.told(Severity::Note), ["vlan"]);
+        trunk.interfaces[0].offloads = Ok([("rx-vlan-hw-parse".to_owned(), true)].into());
+        assert_eq!(trunk.told(Severity::Warning), ["vlan-offload"]);
+    }
+
+    #[test]
+    fn long_packets_need_fragments() {
+        let mut jumbo = link(|link| link.mtu = 9000);
+        assert!(jumbo.told(Severity::Warning).is_empty(), "the driver has them");
+        jumbo.interfaces[0].xdp_features = Ok(1);
+        assert_eq!(jumbo.told(Severity::Warning), ["mtu"]);
+        jumbo.interfaces[0].role = Role::Inside(HookMode::Xdp);
+        assert_eq!(jumbo.told(Severity::Error), ["mtu"]);
+        jumbo.interfaces[0].role = Role::Inside(HookMode::Tc);
+        assert!(jumbo.told(Severity::Error).is_empty());
+    }
+}

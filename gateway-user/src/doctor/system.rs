@@ -1,0 +1,127 @@
+//! The configuration, the kernel, the BPF file system, capabilities and the clock.
+
+use super::{Check, Facts, Finding, Severity};
+
+/// When the list in the binary was published: no clock that is right shows less.
+const LIST_PUBLISHED: i64 = 1_785_456_000;
+
+pub(super) fn check(facts: &Facts) -> Vec<Finding> {
+    vec![
+        configuration(facts),
+        kernel(facts),
+        jit(facts),
+        file_system(facts),
+        capabilities(facts),
+        clock(facts),
+    ]
+}
+
+fn configuration(facts: &Facts) -> Finding {
+    let check = Check::Configuration;
+    match &facts.config {
+        Ok(Some(_)) => Finding::ok(check, "understood"),
+        Ok(None) => Finding::of(check, Severity::Note, "there is none: defaults are assumed"),
+        Err(problem) => Finding::of(check, Severity::Error, problem),
+    }
+}
+
+/// Major and minor number.
+pub(super) fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn kernel(facts: &Facts) -> Finding {
+    let (check, release) = (Check::Kernel, &facts.bpf.release);
+    let Some(version) = version(release) else {
+        return Finding::unseen(check, format_args!("{release:?} has no version in it"));
+    };
+    let (severity, lacks) = match version {
+        it if it < (5, 10) => (Severity::Error, "needs 5.10 or newer"),
+        it if it < (5, 18) => (Severity::Note, "has no XDP with fragments (5.18) and no TCX (6.6)"),
+        it if it < (6, 6) => (Severity::Note, "has no TCX (6.6): clsact is used"),
+        _ => return Finding::ok(check, release),
+    };
+    Finding::of(check, severity, format_args!("{release}: {lacks}"))
+}
+
+fn jit(facts: &Facts) -> Finding {
+    let check = Check::BpfJit;
+    match &facts.bpf.jit {
+        Ok(0) => Finding::of(check, Severity::Warning, "programs are interpreted")
+            .fixed_by("sysctl -w net.core.bpf_jit_enable=1"),
+        Ok(_) => Finding::ok(check, "on"),
+        Err(why_not) => Finding::unseen(check, why_not),
+    }
+}
+
+fn file_system(facts: &Facts) -> Finding {
+    let (check, pins) = (Check::BpfFileSystem, &facts.bpf.pins);
+    match &facts.bpf.file_system {
+        Ok(true) => Finding::ok(check, pins),
+        Ok(false) => Finding::of(check, Severity::Error, format_args!("{pins} is none"))
+            .fixed_by(format!("mount -t bpf bpf {pins}")),
+        Err(why_not) => Finding::unseen(check, why_not),
+    }
+}
+
+fn capabilities(facts: &Facts) -> Finding {
+    let check = Check::Capabilities;
+    let who = if facts.daemon { "the daemon" } else { "this process" };
+    match &facts.bpf.missing {
+        Ok(missing) if missing.is_empty() => Finding::ok(check, format_args!("{who} has them")),
+        Ok(missing) => {
+            let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+            // Who asks need not be who runs it.
+            let severity = if facts.daemon { Severity::Error } else { Severity::Note };
+            let what = format_args!("{who} lacks {}", missing.join(" and "));
+            Finding::of(check, severity, what).fixed_by("sudo breakout365 doctor")
+        }
+        Err(why_not) => Finding::unseen(check, why_not),
+    }
+}
+
+fn clock(facts: &Facts) -> Finding {
+    let check = Check::Clock;
+    let fix = "timedatectl set-ntp true";
+    if facts.now < LIST_PUBLISHED {
+        let what = "it is before the day the list in this program was published";
+        return Finding::of(check, Severity::Error, what).fixed_by(fix);
+    }
+    match &facts.clock {
+        Ok(true) => Finding::ok(check, "synchronised"),
+        Ok(false) => Finding::of(check, Severity::Note, "not synchronised").fixed_by(fix),
+        Err(why_not) => Finding::unseen(check, why_not),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_what_distributions_write() {
+        assert_eq!(version("6.1.0-32-amd64"), Some((6, 1)));
+        assert_eq!(version("5.10"), Some((5, 10)));
+        assert_eq!(version("unknown"), None);
+    }
+
+    #[test]
+    fn each_lack_is_told_with_its_severity() {
+        let mut facts = Facts::healthy();
+        facts.bpf.release = "5.4.0".into();
+        facts.bpf.jit = Ok(0);
+        facts.bpf.file_system = Ok(false);
+        facts.bpf.missing = Ok(["CAP_BPF".to_owned()].into());
+        facts.clock = Ok(false);
+        assert_eq!(facts.told(Severity::Error), ["kernel", "bpf-file-system", "capabilities"]);
+        assert_eq!(facts.told(Severity::Warning), ["bpf-jit"]);
+        assert_eq!(facts.told(Severity::Note), ["clock"]);
+        facts.daemon = false;
+        facts.rules = Ok(Vec::new());
+        facts.now = 0;
+        assert_eq!(facts.told(Severity::Error), ["kernel", "bpf-file-system", "clock"]);
+        facts.config = Err("c.toml:1: no".into());
+        assert!(facts.told(Severity::Error).contains(&"configuration"));
+    }
+}
