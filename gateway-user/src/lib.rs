@@ -4,7 +4,7 @@
 //! a `Snapshot`; [`config`] reads what the operator wants; [`policy`] compiles both into a
 //! [`policy::Table`]; [`plan`] says what that changes, and refuses too much; [`datapath`] turns a
 //! table into a generation in the kernel and publishes it; [`egress`] is the way out for what that
-//! marks; [`daemon`] keeps both going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
+//! marks; [`window`] is what goes direct for some clients for some time; [`daemon`] keeps all of it going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
 //! they tell the shell. Beside that way, [`replay`] classifies captures by a table, and [`export`]
 //! writes one down for other programs. But for fetching, everything up to `plan` is pure, and so is
 //! `export`.
@@ -23,3 +23,4 @@ pub mod observe;
 pub mod plan;
 pub mod policy;
 pub mod replay;
+pub mod window;

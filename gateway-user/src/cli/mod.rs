@@ -14,6 +14,7 @@ mod replay;
 mod revoke;
 mod run;
 mod status;
+mod support;
 mod switch;
 
 use std::io::Write as _;
@@ -76,6 +77,9 @@ pub enum Verb {
     Export(export::ExportArgs),
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
+    /// Windows in which some clients go direct while a support case is open.
+    #[command(subcommand)]
+    Support(support::SupportVerb),
     /// Inspect everything from the next packet on, until `on`.
     Off(switch::OffArgs),
     /// Let what is selected go direct again.
@@ -120,6 +124,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Rollback(args) => args.run(&cli.run_dir),
         Verb::Export(args) => export::run(args, &cli.state_dir),
         Verb::Replay(args) => replay::run(args, &cli.state_dir),
+        Verb::Support(verb) => verb.run(&cli.run_dir, &cli.state_dir),
         Verb::Off(args) => switch::off(args, &pins, cli),
         Verb::On(args) => switch::on(args, &pins, &cli.state_dir),
         Verb::Revoke(args) => args.run(&cli.run_dir),

@@ -3,7 +3,7 @@
 //! Packets are classified by what is pinned, whether it runs or not. Every change, an interface
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
 //! what becomes one, `way_out` makes the way for what it marks, `pending` and `trial` are what waits
-//! for a person, `watch` asks the feed's source, `heartbeat` is the sign of life that packets go direct
+//! for a person, `windows` is what a person opens for some clients for some time, `watch` asks the feed's source, `heartbeat` is the sign of life that packets go direct
 //! by, `control` and `observer` are the two sockets, `journal` is what is left to read.
 
 mod change;
@@ -23,6 +23,7 @@ mod start;
 mod trial;
 mod watch;
 mod way_out;
+mod windows;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,8 +46,12 @@ use self::start::Left;
 pub use self::start::feed_at_hand;
 use self::trial::Trial;
 use self::watch::FeedWatch;
+pub use self::windows::WindowReport;
+use self::windows::Windows;
 use crate::config::OnStop;
-use crate::datapath::{DatapathError, Interface, Lock, Pins, require_privileges, take_down};
+use crate::datapath::{
+    DatapathError, Interface, Lock, Pins, WindowCounters, require_privileges, take_down,
+};
 use crate::egress::Keeper;
 use crate::exit::{Exit, Failure};
 use crate::feed::Store;
@@ -87,7 +92,10 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         Store::open(&settings.state_dir).map_err(|error| Failure::new(Exit::System, error))?;
     let mut control = Control::listen(&settings.run_dir)?;
     let mut links = links::Links::listen()?;
+    let counters =
+        WindowCounters::open(lock.pins()).inspect_err(|error| warn!("{error}")).ok().flatten();
     let mut daemon = Daemon {
+        windows: Windows::recall(&store, counters),
         watch: FeedWatch::new(&config.config, &store)?,
         journal: Journal::new(&settings.state_dir),
         observer: Observer::listen(&settings.run_dir)?,
@@ -108,7 +116,8 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         failed: None,
         log: None,
     };
-    daemon.start(config, left).await?;
+    daemon.come_back_to_windows();
+    Box::pin(daemon.start(config, left)).await?;
     daemon.remember();
     // What came before the restart and was held.
     daemon.take_feed(Trigger::Start).await;
@@ -119,6 +128,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         let serving = daemon.serving.as_ref().map(|serving| &serving.revision.snapshot);
         let serving = serving.filter(|_| daemon.wanted.is_none());
         let heartbeat = daemon.heartbeat.next();
+        let window_ends = daemon.windows.next_end();
         let trial_ends = daemon.trial.as_ref().map(|trial| trial.until);
         tokio::select! {
             _ = signals.hangup.recv() => daemon.hangup().await,
@@ -136,7 +146,9 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
                 daemon.follow_interfaces().await;
                 daemon.egress.look_again().await;
                 daemon.look_at_the_clock().await;
+                daemon.follow_windows().await;
             }
+            () = until(window_ends) => daemon.follow_windows().await,
             checked = daemon.watch.checked(serving) => {
                 daemon.checked(checked).await;
             }
@@ -197,6 +209,7 @@ struct Daemon<'a> {
     heartbeat: Heartbeat,
     interfaces: hooks::Present,
     egress: Keeper,
+    windows: Windows,
     /// What went wrong last and has not come right since.
     problem: Option<String>,
     /// The failure that the journal has last, while nothing has come right since.
@@ -237,6 +250,7 @@ impl Daemon<'_> {
     }
 
     async fn stop(mut self) -> Result<(), Failure> {
+        self.leave_windows();
         let on_stop = self.serving.as_ref().map(|serving| serving.revision.config.on_stop);
         match on_stop.unwrap_or_default() {
             OnStop::Keep => {

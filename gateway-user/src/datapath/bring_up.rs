@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use gateway_common::Reason;
 
 use super::publish::{announce, publish};
+use super::windows::known_flows;
 use super::{
     Attached, Control, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest,
     OwnIdentity, Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
@@ -120,9 +121,14 @@ fn under(
         prefixes_v6,
         sets: blueprint.sets.clone(),
         own: blueprint.own.clone(),
-        groups: table.groups().to_vec(),
+        groups: table.all_groups(),
         sources,
+        support: table.support_identity(),
     };
+    let windows: Vec<u32> = table.support().windows().iter().map(|window| window.id).collect();
+    if !windows.is_empty() {
+        generation.take_flows(&known_flows(lock.pins(), &windows))?;
+    }
     let attached = publish(lock, &mut generation, &manifest, hooks, before)?;
     Ok(Published { manifest, attached, self_test: report, generation })
 }

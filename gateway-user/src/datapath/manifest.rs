@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::DatapathError;
 use crate::config::Mode;
 use crate::feed::FeedIdentity;
-use crate::policy::SetId;
+use crate::policy::{SetId, SupportIdentity};
 
 /// Bytes of the manifest per array entry.
 const CHUNK: usize = 1024;
@@ -54,6 +54,9 @@ pub struct Manifest {
     /// Whose traffic goes direct.
     #[serde(default)]
     pub sources: Scope,
+    /// The support windows it has, which come on top of that.
+    #[serde(default)]
+    pub support: SupportIdentity,
 }
 
 /// Which own include.

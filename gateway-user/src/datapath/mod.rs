@@ -25,6 +25,7 @@ mod rollback;
 mod self_test;
 mod system;
 mod test_run;
+mod windows;
 
 pub use crate::feed::FeedIdentity;
 pub use bring_up::{Blueprint, Published, bring_up};
@@ -41,3 +42,4 @@ pub use publish::{Step, take_down, withdraw};
 pub use self_test::{SelfTestReport, self_test};
 pub use system::require_privileges;
 pub use test_run::{Mark, Outcome, RunOptions, hides_metadata, run_live, run_tc, run_xdp};
+pub use windows::WindowCounters;

@@ -43,6 +43,26 @@ pub struct Observation {
     pub problem: Option<String>,
     /// The way out that it keeps; `None` where it keeps none.
     pub egress: Option<EgressState>,
+    /// The support windows that are open.
+    #[serde(default)]
+    pub support: Vec<WindowState>,
+}
+
+/// A support window that is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowState {
+    /// Its id.
+    pub id: u32,
+    /// Source addresses.
+    pub clients: std::collections::BTreeSet<ipnet::IpNet>,
+    /// What goes direct, in words.
+    pub sets: String,
+    /// The operator's words about it.
+    pub note: String,
+    /// When it began.
+    pub started: String,
+    /// When it is over.
+    pub until: String,
 }
 
 /// The way out.
