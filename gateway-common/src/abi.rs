@@ -5,7 +5,7 @@
 //! are being switched, so its magic carries a layout version. And the control words, which all
 //! generations share: they are in [`crate::control`].
 
-use crate::{Decision, Reason, Verdict};
+use crate::{Decision, Reason, Transport, Verdict, Word};
 
 /// Where a first-level index or a block sends the look-up next, in 16 bits.
 ///
@@ -104,13 +104,14 @@ pub struct PortRange {
     /// Which combination of endpoint sets this range comes from: dense, from 0; or
     /// [`EXCLUDED_GROUP`]. Names stay in user space.
     pub group: u16,
-    /// Always zero.
-    pub reserved: u16,
+    /// The support windows that this range is for, one bit each by their slots; zero where the
+    /// policy has it for everybody.
+    pub windows: u16,
 }
 
 impl PortRange {
     /// Sorts behind every real range and contains no port.
-    pub const UNUSED: Self = Self { from: u16::MAX, to: 0, group: 0, reserved: 0 };
+    pub const UNUSED: Self = Self { from: u16::MAX, to: 0, group: 0, windows: 0 };
 }
 
 /// The ports that rules list for an address, ascending and disjoint per protocol, padded with
@@ -130,6 +131,41 @@ impl PortSet {
         tcp: [PortRange::UNUSED; MAX_PORT_RANGES],
         udp: [PortRange::UNUSED; MAX_PORT_RANGES],
     };
+
+    /// The ranges of one protocol.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(&self, transport: Transport) -> &[PortRange; MAX_PORT_RANGES] {
+        match transport {
+            Transport::Tcp => &self.tcp,
+            Transport::Udp => &self.udp,
+        }
+    }
+}
+
+/// How many support windows may be open at a time. Each has a slot, and a bit in
+/// [`PortRange::windows`].
+pub const MAX_WINDOWS: usize = 8;
+/// How many flows of support windows are told apart; those after that are not counted.
+pub const MAX_FLOWS: u32 = 1 << 16;
+
+/// A flow that a support window let go direct, as it is remembered so that it is counted once.
+/// IPv4 addresses are in the first two words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowId {
+    /// Source address.
+    pub client: [Word; 8],
+    /// Destination address.
+    pub server: [Word; 8],
+    /// Source and destination port; zero behind IPv6 extension headers.
+    pub ports: [Word; 2],
+    /// Protocol number.
+    pub protocol: u16,
+    /// Always zero.
+    pub reserved: u16,
+    /// Id of the window: no later window has the same.
+    pub window: u32,
 }
 
 /// One counter; per CPU in the kernel, added up by the reader.
@@ -213,6 +249,15 @@ pub const fn verdict_of(counter: u32) -> Verdict {
     if counter >= COUNTER_FIRST_GROUP { Verdict::Direct } else { Verdict::Inspect }
 }
 
+/// Whether the decision with this [`Decision::counter`] is [`Decision::is_left_to_windows`].
+#[inline(always)]
+#[must_use]
+pub const fn is_left_to_windows(counter: u32) -> bool {
+    counter == Reason::NoPrefix as u32
+        || counter == Reason::PortNotListed as u32
+        || counter == Reason::SourceNotListed as u32
+}
+
 /// What XDP puts in front of a Direct packet for tc: eight bytes of XDP metadata.
 ///
 /// Nothing in it differs between packets of a flow: GRO compares metadata and does not merge
@@ -274,6 +319,8 @@ const _: () = {
     assert!(size_of::<PortRange>() == 8);
     assert!(size_of::<PortSet>() == 256);
     assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<FlowId>() == 44);
+    assert!(MAX_WINDOWS <= u16::BITS as usize);
     assert!(size_of::<Metadata>() == 8);
     assert!(size_of::<HookBucket>() == 8);
     assert!(size_of::<Sample>() == 160 && align_of::<Sample>() == 8);
@@ -322,6 +369,8 @@ mod tests {
     fn reasons_are_their_own_counters() {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
+            let decision = Decision::inspect(reason);
+            assert_eq!(is_left_to_windows(decision.counter()), decision.is_left_to_windows());
         }
         assert_eq!(Decision::by_group(3).counter(), COUNTER_FIRST_GROUP + 3);
         assert_eq!(Decision::by_group(EXCLUDED_GROUP).counter(), Reason::Excluded as u32);

@@ -153,6 +153,19 @@ impl Decision {
         }
     }
 
+    /// Whether a support window may send it direct all the same: the policy has nothing against it,
+    /// it has nothing for it either, or not for this source.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_left_to_windows(self) -> bool {
+        matches!(
+            self.0,
+            Outcome::Inspect {
+                reason: Reason::NoPrefix | Reason::PortNotListed | Reason::SourceNotListed
+            }
+        )
+    }
+
     /// Where the packet goes.
     #[inline(always)]
     #[must_use]

@@ -19,6 +19,6 @@ pub mod control;
 pub mod decision;
 pub mod packet;
 
-pub use classify::{Tables, classify, decide};
+pub use classify::{Tables, by_policy, by_window, classify, decide, support};
 pub use decision::{Decision, Reason, Verdict};
-pub use packet::{Address, FlowKey, PacketBytes, Transport, Word, parse, source_of};
+pub use packet::{Address, FlowKey, PacketBytes, Transport, Word, flow_of, parse, source_of};

@@ -4,6 +4,7 @@
 //! extension headers are walked, and every read is checked by [`PacketBytes`].
 
 use crate::Reason;
+use crate::abi::FlowId;
 
 /// VLAN tags walked (IEEE 802.1Q and 802.1ad); one more is [`Reason::TooManyTags`].
 pub const MAX_VLAN_TAGS: usize = 4;
@@ -187,6 +188,7 @@ const IPV6_HEADER: u32 = 40;
 /// Where the source address is in the IP headers.
 const IPV4_SOURCE: u32 = 12;
 const IPV6_SOURCE: u32 = 8;
+const IPV6_DESTINATION: u32 = 24;
 const TCP_HEADER: u32 = 20;
 const UDP_HEADER: u32 = 8;
 
@@ -241,6 +243,47 @@ pub fn source_of<P: PacketBytes + ?Sized>(packet: &P) -> Option<Address> {
         ethertype::IPV6 => {
             let words = packet.words::<8>(offset.saturating_add(IPV6_SOURCE))?;
             Some(Address::V6(words))
+        }
+        _ => None,
+    }
+}
+
+/// Which flow of the support window `window` a frame that [`parse`] has understood belongs to. Behind
+/// IPv6 extension headers the ports are not looked for.
+#[inline(always)]
+pub fn flow_of<P: PacketBytes + ?Sized>(packet: &P, window: u32) -> Option<FlowId> {
+    const NONE: Word = Word(0);
+    let [.., ethertype] = packet.words::<7>(0)?;
+    let walk = (ethertype, ETHERNET_HEADER);
+    let walk = behind_tag(packet, walk)?;
+    let walk = behind_tag(packet, walk)?;
+    let walk = behind_tag(packet, walk)?;
+    let (ethertype, offset) = behind_tag(packet, walk)?;
+    match ethertype.number() {
+        ethertype::IPV4 => {
+            let [version_length, _, _, _, ttl_protocol, _, a, b, c, d] =
+                packet.words::<10>(offset)?;
+            let length = u32::from(version_length.first() & 0xf).saturating_mul(4);
+            Some(FlowId {
+                client: [a, b, NONE, NONE, NONE, NONE, NONE, NONE],
+                server: [c, d, NONE, NONE, NONE, NONE, NONE, NONE],
+                ports: packet.words::<2>(offset.saturating_add(length))?,
+                protocol: u16::from(ttl_protocol.second()),
+                reserved: 0,
+                window,
+            })
+        }
+        ethertype::IPV6 => {
+            let [_, _, _, next_hop_limit] = packet.words::<4>(offset)?;
+            let client = packet.words::<8>(offset.saturating_add(IPV6_SOURCE))?;
+            let server = packet.words::<8>(offset.saturating_add(IPV6_DESTINATION))?;
+            let next = next_hop_limit.first();
+            let ports = if matches!(next, protocol::TCP | protocol::UDP) {
+                packet.words::<2>(offset.saturating_add(IPV6_HEADER))?
+            } else {
+                [NONE; 2]
+            };
+            Some(FlowId { client, server, ports, protocol: u16::from(next), reserved: 0, window })
         }
         _ => None,
     }

@@ -9,8 +9,8 @@ use aya_ebpf::{
     helpers::{bpf_skb_load_bytes, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use gateway_common::abi::{HEAD_BYTES, Metadata};
-use gateway_common::{PacketBytes, Reason, Word, classify};
+use gateway_common::abi::{FlowId, HEAD_BYTES, Metadata};
+use gateway_common::{Decision, PacketBytes, Reason, Word, by_policy, by_window, flow_of};
 
 use crate::maps::GenerationTables;
 
@@ -26,6 +26,12 @@ pub(crate) trait Frame: Sized {
     /// The counter of the decision on a packet that ended too early in its linear part. Where
     /// there can be more behind that, the packet is classified once more, through a helper.
     fn classify_whole(&self) -> u32;
+
+    /// The decision of support windows on such a packet.
+    fn by_window_whole(&self) -> Option<Decision>;
+
+    /// Its flow of the support window `window`.
+    fn flow_whole(&self, window: u32) -> Option<FlowId>;
 
     /// Length of the whole frame in bytes.
     fn length(&self) -> u32;
@@ -140,6 +146,16 @@ impl Frame for XdpPacket<'_> {
     }
 
     #[inline(always)]
+    fn by_window_whole(&self) -> Option<Decision> {
+        None
+    }
+
+    #[inline(always)]
+    fn flow_whole(&self, _window: u32) -> Option<FlowId> {
+        None
+    }
+
+    #[inline(always)]
     fn length(&self) -> u32 {
         self.linear().length()
     }
@@ -182,6 +198,16 @@ impl Frame for AskedPacket<'_> {
     }
 
     #[inline(always)]
+    fn by_window_whole(&self) -> Option<Decision> {
+        None
+    }
+
+    #[inline(always)]
+    fn flow_whole(&self, _window: u32) -> Option<FlowId> {
+        None
+    }
+
+    #[inline(always)]
     fn length(&self) -> u32 {
         XdpPacket(self.0).length()
     }
@@ -218,7 +244,17 @@ impl Frame for XdpFragsPacket<'_> {
 
     #[inline(never)]
     fn classify_whole(&self) -> u32 {
-        classify(self, &GenerationTables(self)).counter()
+        by_policy(self, &GenerationTables(self)).counter()
+    }
+
+    #[inline(always)]
+    fn by_window_whole(&self) -> Option<Decision> {
+        by_window(self, &GenerationTables(self))
+    }
+
+    #[inline(always)]
+    fn flow_whole(&self, window: u32) -> Option<FlowId> {
+        flow_of(self, window)
     }
 
     #[inline(always)]
@@ -272,7 +308,17 @@ impl Frame for SkbPacket<'_> {
 
     #[inline(never)]
     fn classify_whole(&self) -> u32 {
-        classify(self, &GenerationTables(self)).counter()
+        by_policy(self, &GenerationTables(self)).counter()
+    }
+
+    #[inline(always)]
+    fn by_window_whole(&self) -> Option<Decision> {
+        by_window(self, &GenerationTables(self))
+    }
+
+    #[inline(always)]
+    fn flow_whole(&self, window: u32) -> Option<FlowId> {
+        flow_of(self, window)
     }
 
     #[inline(always)]

@@ -23,12 +23,12 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use context::{AskedPacket, Frame, SkbPacket, XdpFragsPacket, XdpPacket};
+use context::{AskedPacket, Frame, Linear, SkbPacket, XdpFragsPacket, XdpPacket};
 use gateway_common::abi::{
     self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED, COUNTER_SELF_CHECKED,
     COUNTER_SELF_DISAGREED, Sample,
 };
-use gateway_common::{PacketBytes as _, Reason, Verdict};
+use gateway_common::{Decision, PacketBytes as _, Reason, Verdict};
 use maps::{Counters, GenerationTables};
 
 /// XDP for packets of one buffer.
@@ -100,6 +100,7 @@ fn b365_explain(ctx: XdpContext) -> u32 {
 fn classify_and_count<P: Frame>(packet: &P, counters: Counters, hook: u32) -> Verdict {
     let counter = classify(packet);
     counters.add(counter, packet);
+    maps::count_flow(packet, counter);
     log_decision(packet, counter);
     if maps::is_traced() {
         trace(packet, counters, counter, hook);
@@ -125,17 +126,42 @@ fn trace<P: Frame>(packet: &P, counters: Counters, counter: u32, hook: u32) {
     });
 }
 
-/// [`gateway_common::classify`], as the counter of its decision, but for packets that are not all
+/// [`gateway_common::classify()`], as the counter of its decision, but for packets that are not all
 /// in one piece: those are read directly as far as that goes, which is nearly always far enough,
 /// and only else by a helper.
 #[inline(always)]
 fn classify<P: Frame>(packet: &P) -> u32 {
-    let decision = gateway_common::classify(&packet.linear(), &GenerationTables(packet));
+    let decision = gateway_common::by_policy(&packet.linear(), &GenerationTables(packet));
     if decision.reason() == Reason::Truncated {
-        packet.classify_whole()
-    } else {
-        decision.counter()
+        let counter = packet.classify_whole();
+        if maps::windowed() && abi::is_left_to_windows(counter) {
+            return classify_whole_by_window(packet, counter);
+        }
+        return counter;
     }
+    let counter = decision.counter();
+    if maps::windowed() && abi::is_left_to_windows(counter) {
+        return classify_by_window(&packet.linear(), &GenerationTables(packet), counter);
+    }
+    counter
+}
+
+/// [`gateway_common::support`]. A function of its own: a program has 512 bytes of stack, and one
+/// without windows is not to have any of this. It takes the pointers into the packet, since a compiler
+/// that hands them over by itself cuts them to 32 bits, which the verifier refuses.
+#[inline(never)]
+fn classify_by_window<P: Frame>(
+    packet: &Linear,
+    tables: &GenerationTables<'_, P>,
+    counter: u32,
+) -> u32 {
+    gateway_common::by_window(packet, tables).map_or(counter, Decision::counter)
+}
+
+/// The same for packets that are not all in one piece.
+#[inline(never)]
+fn classify_whole_by_window<P: Frame>(packet: &P, counter: u32) -> u32 {
+    packet.by_window_whole().map_or(counter, Decision::counter)
 }
 
 #[inline(always)]

@@ -3,18 +3,18 @@
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_RB_NO_WAKEUP,
+    bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
-    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_ns},
     macros::btf_map,
 };
 use gateway_common::abi::{
-    BLOCK_ENTRIES, COUNTER_TRACE_LOST, Counter, HOOK_BUCKETS, HookBucket, INDEX_ENTRIES, PortSet,
-    Sample, Slot,
+    BLOCK_ENTRIES, COUNTER_FIRST_GROUP, COUNTER_TRACE_LOST, Counter, FlowId, HOOK_BUCKETS,
+    HookBucket, INDEX_ENTRIES, MAX_WINDOWS, PortSet, Sample, Slot,
 };
-use gateway_common::{Reason, Tables, Word, control};
+use gateway_common::{Reason, Tables, Word, control, flow_of};
 
-use crate::context::Frame;
+use crate::context::{Frame, Linear};
 
 // Constants, written into `.rodata` before load: names are part of the loader's contract.
 
@@ -29,6 +29,20 @@ static SCOPED: Global<u32> = Global::new(0);
 /// tc checks one proposal of XDP in so many; zero is none, and the verifier takes that out, too.
 #[unsafe(no_mangle)]
 static SELF_CHECK: Global<u32> = Global::new(0);
+/// Not zero where a support window is open; taken out of the program in the same way.
+#[unsafe(no_mangle)]
+static WINDOWED: Global<u32> = Global::new(0);
+/// When the window in each slot is over; zero is long ago.
+#[unsafe(no_mangle)]
+static WINDOW_END: [Global<u64>; MAX_WINDOWS] = [const { Global::new(0) }; MAX_WINDOWS];
+/// Ids of windows by slot.
+#[unsafe(no_mangle)]
+static WINDOW_ID: [Global<u32>; MAX_WINDOWS] = [const { Global::new(0) }; MAX_WINDOWS];
+/// The first provenance group that is of a window: each window has `SUPPORT_GROUPS` of them.
+#[unsafe(no_mangle)]
+static SUPPORT_FIRST: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SUPPORT_GROUPS: Global<u32> = Global::new(0);
 // Laid out by the address word as it is in memory, see `Word::in_memory`. All zero is all miss: an object loaded without its index inspects everything.
 #[unsafe(no_mangle)]
 static INDEX_V4: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
@@ -60,6 +74,24 @@ static SOURCES_V6: LpmTrie<[u8; 16], u32, 1> = LpmTrie::new();
 /// Indexes of listed interfaces.
 #[btf_map]
 static INGRESS: HashMap<u32, u32, 1> = HashMap::new();
+/// Windows by client, one bit each.
+#[btf_map]
+static CLIENTS_V4: LpmTrie<[u8; 4], u32, 1> = LpmTrie::new();
+#[btf_map]
+static CLIENTS_V6: LpmTrie<[u8; 16], u32, 1> = LpmTrie::new();
+/// Port sets of windows by destination, and these port sets.
+#[btf_map]
+static SUPPORT_V4: LpmTrie<[u8; 4], u32, 1> = LpmTrie::new();
+#[btf_map]
+static SUPPORT_V6: LpmTrie<[u8; 16], u32, 1> = LpmTrie::new();
+#[btf_map]
+static SUPPORT_PORTS: Array<PortSet, 1> = Array::new();
+/// Flows that windows let go direct; only their being there matters.
+#[btf_map]
+static FLOWS: HashMap<FlowId, u32, 1> = HashMap::new();
+/// How many, by group from `SUPPORT_FIRST` on.
+#[btf_map]
+static COUNT_FLOWS: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 static COUNT_XDP: PerCpuArray<Counter, 1> = PerCpuArray::new();
 #[btf_map]
@@ -121,6 +153,12 @@ fn control_word(index: u32) -> Option<u64> {
     // Volatile: user space may write it at any time. Half of a new value is no `ON`, or for one
     // packet another deadline.
     Some(unsafe { word.read_volatile() })
+}
+
+/// Whether any support window is open.
+#[inline(always)]
+pub(crate) fn windowed() -> bool {
+    WINDOWED.load() != 0
 }
 
 /// Whether tc is to check this proposal.
@@ -248,8 +286,90 @@ impl<P: Frame> Tables for GenerationTables<'_, P> {
     }
 
     #[inline(always)]
+    fn windowed(&self) -> bool {
+        windowed()
+    }
+
+    #[inline(always)]
+    fn windows_of_v4(&self, source: [u8; 4]) -> u16 {
+        CLIENTS_V4.get(&Key::new(32, source)).map_or(0, |windows| *windows as u16)
+    }
+
+    #[inline(always)]
+    fn windows_of_v6(&self, source: [u8; 16]) -> u16 {
+        CLIENTS_V6.get(&Key::new(128, source)).map_or(0, |windows| *windows as u16)
+    }
+
+    #[inline(always)]
+    fn support_v4(&self, destination: [u8; 4]) -> Option<&PortSet> {
+        SUPPORT_PORTS.get(*SUPPORT_V4.get(&Key::new(32, destination))?)
+    }
+
+    #[inline(always)]
+    fn support_v6(&self, destination: [u8; 16]) -> Option<&PortSet> {
+        SUPPORT_PORTS.get(*SUPPORT_V6.get(&Key::new(128, destination))?)
+    }
+
+    #[inline(always)]
+    fn window_end(&self, slot: usize) -> u64 {
+        WINDOW_END.get(slot).map_or(0, Global::load)
+    }
+
+    /// Under test no window is over: the tables are what is tested.
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        if under_test() {
+            return 0;
+        }
+        // SAFETY: the helper takes nothing and returns a number.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn support_group(&self, slot: usize, group: u16) -> u16 {
+        let of_window = SUPPORT_GROUPS.load().wrapping_mul(slot as u32);
+        SUPPORT_FIRST.load().wrapping_add(of_window).wrapping_add(u32::from(group)) as u16
+    }
+
+    #[inline(always)]
     fn refusal(&self) -> Option<Reason> {
         refusal()
+    }
+}
+
+/// Counts the flow of a packet that was counted at `counter`, once, where that is a window's doing.
+#[inline(always)]
+pub(crate) fn count_flow<P: Frame>(packet: &P, counter: u32) {
+    if !windowed() {
+        return;
+    }
+    let first = SUPPORT_FIRST.load().wrapping_add(COUNTER_FIRST_GROUP);
+    if let Some(place) = counter.checked_sub(first) {
+        count_flow_at(&packet.linear(), packet, place);
+    }
+}
+
+/// A function of its own: programs have 512 bytes of stack, and its key needs some of them.
+#[inline(never)]
+fn count_flow_at<P: Frame>(linear: &Linear, packet: &P, place: u32) {
+    let Some(slot) = place.checked_div(SUPPORT_GROUPS.load()) else { return };
+    let Some(window) = WINDOW_ID.get(slot as usize) else { return };
+    let window = window.load();
+    let flow = flow_of(linear, window).or_else(|| packet.flow_whole(window));
+    let Some(flow) = flow else { return };
+    if under_test() || FLOWS.get_ptr(&flow).is_some() {
+        return;
+    }
+    // Of several CPUs with packets of one flow, one puts it in. Where there is no room left, it is
+    // not counted.
+    if FLOWS.insert(&flow, &1, u64::from(BPF_NOEXIST)).is_err() {
+        return;
+    }
+    if let Some(count) = COUNT_FLOWS.get_ptr_mut(place) {
+        // SAFETY: the kernel checked `place`; the slot is this CPU's alone, and neither XDP nor tc
+        // ingress interrupts itself on a CPU.
+        let count = unsafe { &mut *count };
+        *count = count.wrapping_add(1);
     }
 }
 

@@ -4,7 +4,8 @@
 //! a `Snapshot`; [`config`] reads what the operator wants; [`policy`] compiles both into a
 //! [`policy::Table`]; [`plan`] says what that changes, and refuses too much; [`datapath`] turns a
 //! table into a generation in the kernel and publishes it; [`egress`] is the way out for what that
-//! marks; [`daemon`] keeps both going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
+//! marks; [`window`] is what goes direct for some clients for some time; [`daemon`] keeps all of it
+//! going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
 //! they tell the shell. Beside that way, [`replay`] classifies captures by a table, [`export`]
 //! writes one down for other programs, [`exporter`] tells Prometheus what the daemon observes,
 //! [`marks`] finds who else uses our bits, and [`doctor`] says what is in the way. But for fetching,
@@ -28,3 +29,4 @@ pub mod observe;
 pub mod plan;
 pub mod policy;
 pub mod replay;
+pub mod window;

@@ -100,7 +100,7 @@ impl RollbackArgs {
 }
 
 /// Seconds at least: what is shorter could not be confirmed by anybody.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = text
         .parse::<SignedDuration>()
         .ok()

@@ -13,7 +13,8 @@ use super::output;
 use crate::config::Interface;
 use crate::datapath::{self, Control, DatapathError, Pins, require_privileges};
 use crate::exit::{Exit, Failure};
-use crate::policy::{Table, feed_ids};
+use crate::policy::{SupportIdentity, Table, feed_ids};
+use crate::window::kernel_now;
 use answer::{ProgramAnswer, ask_oracle};
 use question::Question;
 
@@ -40,17 +41,38 @@ pub struct ExplainArgs {
 
 pub(super) fn run(arguments: &ExplainArgs, pins: &Pins, state_dir: &Path) -> Result<(), Failure> {
     let said = Question::read(&arguments.question, arguments.ingress.clone())?;
-    let loaded = arguments.input.load(state_dir)?;
+    let mut loaded = arguments.input.load(state_dir)?;
     refuse_unclassified(&said, &loaded.interfaces)?;
     let question = said.clone().with_a_listed_source(&loaded.policy.sources);
-    let mut answer = ask_oracle(&loaded, &said, &question);
-    answer.loaded = ask_program(pins, &question, &loaded.compiled.table)?;
+    let windows = open_windows(pins)?;
+    let answer = loop {
+        let before = kernel_now().map_err(|problem| Failure::new(Exit::System, problem))?;
+        loaded.open_windows(&windows, before)?;
+        let mut answer = ask_oracle(&loaded, &said, &question);
+        answer.loaded = ask_program(pins, &question, &loaded.compiled.table)?;
+        let after = kernel_now().map_err(|problem| Failure::new(Exit::System, problem))?;
+        // One that ended in between was open for the one and over for the other.
+        if !windows.windows.iter().any(|window| (before..=after).contains(&window.end)) {
+            break answer;
+        }
+    };
     if arguments.json {
         output::json(&answer)?;
     } else {
         output::text(&answer.to_string())?;
     }
     answer.check()
+}
+
+/// The support windows of what is loaded; none where nothing is, or where it may not be looked at.
+fn open_windows(pins: &Pins) -> Result<SupportIdentity, Failure> {
+    if require_privileges().is_err() {
+        return Ok(SupportIdentity::default());
+    }
+    match datapath::Loaded::open(pins) {
+        Err(DatapathError::NothingLoaded { .. }) => Ok(SupportIdentity::default()),
+        other => Ok(other?.manifest().support.clone()),
+    }
 }
 
 /// Of an interface that is not attached there is nothing to explain.

@@ -6,7 +6,7 @@ use crate::config::{self, Config, FeedSource, Interface, Mode};
 use crate::daemon::feed_at_hand;
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, Snapshot};
-use crate::policy::{self, Compiled, Policy};
+use crate::policy::{self, Compiled, Policy, PolicyError, Support, SupportIdentity};
 
 /// Where policy and feed come from.
 #[derive(Debug, clap::Args)]
@@ -46,6 +46,22 @@ impl Input {
             .unwrap_or_default();
         let compiled = policy::compile(&snapshot, &policy)?;
         Ok(Loaded { policy, mode, interfaces, snapshot, compiled })
+    }
+}
+
+impl Loaded {
+    /// Opens the windows that are loaded, at this time of `CLOCK_BOOTTIME`.
+    pub(super) fn open_windows(
+        &mut self,
+        loaded: &SupportIdentity,
+        now: u64,
+    ) -> Result<(), PolicyError> {
+        let SupportIdentity { windows, left_out, .. } = loaded;
+        if !windows.is_empty() {
+            let support = Support::compile(&self.snapshot, &self.policy, windows, left_out)?;
+            self.compiled.table = self.compiled.table.clone().with_support(support.at(now))?;
+        }
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ mod replay;
 mod revoke;
 mod run;
 mod status;
+mod support;
 mod switch;
 mod top;
 mod trace;
@@ -88,6 +89,9 @@ pub enum Verb {
     Top(top::TopArgs),
     /// What would become of the packets of a capture.
     Replay(replay::ReplayArgs),
+    /// Windows in which some clients go direct while a support case is open.
+    #[command(subcommand)]
+    Support(support::SupportVerb),
     /// Inspect everything from the next packet on, until `on`.
     Off(switch::OffArgs),
     /// Let what is selected go direct again.
@@ -136,6 +140,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Trace(args) => trace::run(args, &pins),
         Verb::Top(args) => top::run(args, &cli.run_dir),
         Verb::Replay(args) => replay::run(args, &cli.state_dir),
+        Verb::Support(verb) => verb.run(&cli.run_dir, &cli.state_dir),
         Verb::Off(args) => switch::off(args, &pins, cli),
         Verb::On(args) => switch::on(args, &pins, &cli.state_dir),
         Verb::Revoke(args) => args.run(&cli.run_dir),

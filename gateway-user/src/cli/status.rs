@@ -265,6 +265,17 @@ fn daemon_lines(daemon: &Observation) -> Vec<String> {
         lines.extend(egress.families.iter().map(|family| family_line(egress, family)));
         lines.extend(egress.problem.iter().map(|problem| format!("EGRESS  {problem}")));
     }
+    lines.extend(daemon.support.iter().map(|window| {
+        let clients: Vec<_> = window.clients.iter().map(ToString::to_string).collect();
+        format!(
+            "SUPPORT window {} for {}: {}, until {} ({})",
+            window.id,
+            clients.join(", "),
+            window.sets,
+            window.until,
+            window.note
+        )
+    }));
     if let Some(pending) = &daemon.pending {
         lines.push(format!(
             "PLAN    {} waits since {}: {}",

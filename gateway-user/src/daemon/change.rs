@@ -16,7 +16,7 @@ use crate::datapath::{Blueprint, HookRequest, Published, Step, bring_up};
 use crate::exit::{Exit, Failure};
 use crate::feed::{FeedIdentity, Snapshot};
 use crate::plan::{self, GatewayNetworks, Plan, Refusal};
-use crate::policy::{PolicyError, Table};
+use crate::policy::{PolicyError, Support, Table};
 
 /// The revision before the one that serves.
 pub(super) const BEFORE: &str = "before.json";
@@ -29,6 +29,8 @@ pub(super) struct Serving {
     pub(super) generation: u64,
     /// Whether everything is inspected because the feed is stale.
     pub(super) inspecting: bool,
+    /// What support windows let go direct besides.
+    pub(super) support: Support,
 }
 
 /// What came of a wish.
@@ -208,6 +210,7 @@ impl Daemon<'_> {
         let (hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
         let inspecting = self.watch.wants_inspection();
         let blueprint = revision.blueprint(inspecting);
+        let (blueprint, support) = Box::pin(self.with_windows(blueprint, &revision)).await;
         let way_before = self.egress.wanted().cloned();
         let published = match self.make_way_out(&revision.config).await {
             Ok(()) => self.bring_up(&blueprint, &hooks),
@@ -229,10 +232,11 @@ impl Daemon<'_> {
         self.interfaces = interfaces;
         (self.problem, self.failed) = (None, None);
         self.heartbeat.take(self.lock.pins());
-        let before = self.serving.replace(Serving { revision, generation, inspecting });
+        let before = self.serving.replace(Serving { revision, generation, inspecting, support });
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.
         self.give_sign_of_life();
+        self.windows_are_published().await;
         let Some(Serving { revision, .. }) = &self.serving else { return Ok(generation) };
         let is_new = before.as_ref().is_none_or(|before| !before.is_same(revision));
         if is_new {

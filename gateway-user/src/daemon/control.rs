@@ -3,12 +3,14 @@
 //! Only root and the socket's group may connect (mode 0660); what is asked for is done by the
 //! daemon's own loop, one request after the other.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,6 +20,7 @@ use tokio::time::timeout;
 
 use super::socket::Listener;
 use crate::exit::{Exit, Failure};
+use crate::policy::WindowSets;
 
 /// Its file name in the run directory.
 const FILE: &str = "control.sock";
@@ -49,6 +52,29 @@ pub enum Request {
     PlanAccept {
         /// Its id, so that nobody accepts another plan than the one they read.
         id: String,
+    },
+    /// Open a support window.
+    SupportStart {
+        /// Source addresses.
+        clients: BTreeSet<IpNet>,
+        /// What goes direct.
+        sets: WindowSets,
+        /// Seconds.
+        length: u64,
+        /// The operator's words about it.
+        note: String,
+    },
+    /// Every support window that is known.
+    SupportList,
+    /// End a support window.
+    SupportStop {
+        /// Its id.
+        id: u32,
+    },
+    /// What a support window let go direct.
+    SupportReport {
+        /// Its id.
+        id: u32,
     },
     /// Forget the pending plan, and this version of the feed with it.
     PlanReject {

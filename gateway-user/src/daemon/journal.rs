@@ -50,6 +50,12 @@ pub enum Trigger {
     Off,
     /// A person switched direct egress on.
     On,
+    /// A person opened a support window.
+    SupportStart,
+    /// A person stopped a support window.
+    SupportStop,
+    /// The time of a support window is over.
+    SupportEnd,
     /// A person ended direct flows.
     Revoke,
 }
@@ -70,6 +76,10 @@ pub enum Outcome {
     Failed,
     /// The kill switch is as it was to be; what is loaded stays loaded.
     Switched,
+    /// A support window is open.
+    Opened,
+    /// A support window is over.
+    Closed,
     /// Direct flows were ended.
     Revoked,
 }
@@ -115,6 +125,9 @@ pub struct Entry {
     pub guards: Vec<String>,
     /// Why it failed, or is held.
     pub problem: Option<String>,
+    /// The support window that it is about, by id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u32>,
 }
 
 impl Entry {
@@ -139,6 +152,7 @@ impl Entry {
             summary: None,
             guards: Vec::new(),
             problem: None,
+            window: None,
         }
     }
 

@@ -3,9 +3,9 @@
 //! Packets are classified by what is pinned, whether it runs or not. Every change, an interface
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
 //! what becomes one, `way_out` makes the way for what it marks, `pending` and `trial` are what waits
-//! for a person, `watch` asks the feed's source, `heartbeat` is the sign of life that packets go direct
-//! by, `tally` adds counters up, `control` and
-//! `observer` are the two sockets, `journal` is what is left to read.
+//! for a person, `windows` is what a person opens for some clients for some time, `watch` asks the
+//! feed's source, `heartbeat` is the sign of life that packets go direct by, `tally` adds counters up,
+//! `control` and `observer` are the two sockets, `journal` is what is left to read.
 
 mod change;
 mod collisions;
@@ -27,6 +27,7 @@ mod tally;
 mod trial;
 mod watch;
 mod way_out;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -51,16 +52,18 @@ pub use self::start::feed_at_hand;
 use self::tally::Tally;
 use self::trial::Trial;
 use self::watch::FeedWatch;
+pub use self::windows::WindowReport;
+use self::windows::Windows;
 use crate::config::OnStop;
-use crate::datapath::{DatapathError, Interface, Lock, Pins, require_privileges, take_down};
+use crate::datapath::{
+    DatapathError, Interface, Lock, Pins, WindowCounters, require_privileges, take_down,
+};
 use crate::egress::Keeper;
 use crate::exit::{Exit, Failure};
 use crate::feed::Store;
 
 /// Messages can be lost, and a failed attachment has no message when it would work again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// What is told has counters in it.
-const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where the daemon finds its things.
 #[derive(Clone, Debug)]
@@ -96,7 +99,10 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     let mut control = Control::listen(&settings.run_dir)?;
     let mut links = links::Links::listen()?;
     let mut observer = Observer::listen(&settings.run_dir)?;
+    let counters =
+        WindowCounters::open(lock.pins()).inspect_err(|error| warn!("{error}")).ok().flatten();
     let mut daemon = Daemon {
+        windows: Windows::recall(&store, counters),
         watch: FeedWatch::new(&config.config, &store)?,
         journal: Journal::new(&settings.state_dir),
         tally: Box::default(),
@@ -120,19 +126,19 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         log: None,
     };
     daemon.tally.take_over(&daemon.lock);
-    daemon.start(config, left).await?;
+    daemon.come_back_to_windows();
+    Box::pin(daemon.start(config, left)).await?;
     daemon.look_for_collisions();
     daemon.remember();
     // What came before the restart and was held.
     daemon.take_feed(Trigger::Start).await;
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut tell_again = interval(TELL_AGAIN);
-    tell_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let serving = daemon.serving.as_ref().map(|serving| &serving.revision.snapshot);
         let serving = serving.filter(|_| daemon.wanted.is_none());
         let heartbeat = daemon.heartbeat.next();
+        let window_ends = daemon.windows.next_end();
         let trial_ends = daemon.trial.as_ref().map(|trial| trial.until);
         tokio::select! {
             asked = observer.asked() => daemon.tell(asked),
@@ -152,8 +158,9 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
                 daemon.egress.look_again().await;
                 daemon.look_at_the_clock().await;
                 daemon.look_at_self_check();
+                daemon.follow_windows().await;
             }
-            _ = tell_again.tick() => {}
+            () = until(window_ends) => daemon.follow_windows().await,
             checked = daemon.watch.checked(serving) => {
                 daemon.checked(checked).await;
             }
@@ -216,6 +223,7 @@ struct Daemon<'a> {
     checked_proposals: self_check::Checked,
     interfaces: hooks::Present,
     egress: Keeper,
+    windows: Windows,
     /// What went wrong last and has not come right since.
     problem: Option<String>,
     /// The failure that the journal has last, while nothing has come right since.
@@ -256,6 +264,7 @@ impl Daemon<'_> {
     }
 
     async fn stop(mut self) -> Result<(), Failure> {
+        self.leave_windows();
         let on_stop = self.serving.as_ref().map(|serving| serving.revision.config.on_stop);
         match on_stop.unwrap_or_default() {
             OnStop::Keep => {

@@ -19,6 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::feed::{self, FetchError, SetId, Snapshot};
 use crate::observe::{self, LoadedState, Observation, PendingState, TableState, Traffic};
 use crate::plan::{Plan, Refusal, Touched, touched};
+use crate::window::Wish;
 
 /// What `plan show` is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,6 +89,14 @@ impl Daemon<'_> {
                 self.take_feed(Trigger::Feed).await;
                 said
             }
+            Request::SupportStart { clients, sets, length, note } => {
+                let (clients, sets, note) = (clients.clone(), sets.clone(), note.clone());
+                let length = Duration::from_secs(*length);
+                self.start_window(Wish { clients, sets, length, note }).await
+            }
+            Request::SupportList => self.list_windows(),
+            Request::SupportStop { id } => self.stop_window(*id).await,
+            Request::SupportReport { id } => self.report_window(*id),
             Request::PlanReject { id } => {
                 self.reject(id)?;
                 Ok((format!("plan {id} is rejected"), json!({"rejected": id})))
@@ -276,6 +285,7 @@ impl Daemon<'_> {
             publications: self.tally.publications.clone(),
             plans_held: self.plans_held.clone(),
             deadline: until,
+            support: self.windows.state(),
         }
     }
 }

@@ -7,6 +7,7 @@ use gateway_common::Reason;
 use tracing::warn;
 
 use super::publish::{announce, publish};
+use super::windows::known_flows;
 use super::{
     Attached, Control, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest,
     OwnIdentity, Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
@@ -129,10 +130,15 @@ fn under(
         prefixes_v6,
         sets: blueprint.sets.clone(),
         own: blueprint.own.clone(),
-        groups: table.groups().to_vec(),
+        groups: table.all_groups(),
         sources,
         interfaces: hooks.iter().map(|hook| hook.interface.name.clone()).collect(),
+        support: table.support_identity(),
     };
+    let windows: Vec<u32> = table.support().windows().iter().map(|window| window.id).collect();
+    if !windows.is_empty() {
+        generation.take_flows(&known_flows(lock.pins(), &windows))?;
+    }
     let attached = publish(lock, &mut generation, &manifest, hooks, before)?;
     // It serves; without this, all that is missing is the check.
     if let Err(error) = generation.set_serving() {

@@ -28,12 +28,8 @@ pub(super) fn fill(
     table: &Table,
     ingress: &BTreeMap<String, u32>,
 ) -> Result<(), DatapathError> {
-    let mut port_sets: Array<_, [[u16; 4]; 32]> = map(ebpf, "PORT_SETS")?;
-    for (id, port_set) in (0..).zip(table.port_sets()) {
-        port_sets
-            .set(id, port_set_words(port_set), 0)
-            .map_err(|error| failed("PORT_SETS", &error))?;
-    }
+    fill_port_sets(ebpf, "PORT_SETS", table.port_sets())?;
+    fill_port_sets(ebpf, "SUPPORT_PORTS", table.support().port_sets())?;
     let mut blocks: Array<_, [u16; BLOCK_ENTRIES]> = map(ebpf, "BLOCKS")?;
     for (id, block) in (0..).zip(table.blocks()) {
         blocks.set(id, block, 0).map_err(|error| failed("BLOCKS", &error))?;
@@ -45,7 +41,24 @@ pub(super) fn fill(
     insert_all(ebpf, "TRIE_V4", v4(table.prefixes()))?;
     insert_all(ebpf, "TRIE_V6", v6(table.prefixes()))?;
     insert_all(ebpf, "SOURCES_V4", v4(sources(table)))?;
-    insert_all(ebpf, "SOURCES_V6", v6(sources(table)))
+    insert_all(ebpf, "SOURCES_V6", v6(sources(table)))?;
+    let support = table.support();
+    insert_all(ebpf, "CLIENTS_V4", v4(support.clients()))?;
+    insert_all(ebpf, "CLIENTS_V6", v6(support.clients()))?;
+    insert_all(ebpf, "SUPPORT_V4", v4(support.prefixes()))?;
+    insert_all(ebpf, "SUPPORT_V6", v6(support.prefixes()))
+}
+
+fn fill_port_sets(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    filled: &[PortSet],
+) -> Result<(), DatapathError> {
+    let mut port_sets: Array<_, [[u16; 4]; 32]> = map(ebpf, name)?;
+    for (id, port_set) in (0..).zip(filled) {
+        port_sets.set(id, port_set_words(port_set), 0).map_err(|error| failed(name, &error))?;
+    }
+    Ok(())
 }
 
 /// Looks every prefix up: an insert that reported success is not trusted.
@@ -53,7 +66,12 @@ pub(super) fn verify(ebpf: &mut Ebpf, table: &Table) -> Result<(), DatapathError
     verify_all(ebpf, "TRIE_V4", v4(table.prefixes()))?;
     verify_all(ebpf, "TRIE_V6", v6(table.prefixes()))?;
     verify_all(ebpf, "SOURCES_V4", v4(sources(table)))?;
-    verify_all(ebpf, "SOURCES_V6", v6(sources(table)))
+    verify_all(ebpf, "SOURCES_V6", v6(sources(table)))?;
+    let support = table.support();
+    verify_all(ebpf, "CLIENTS_V4", v4(support.clients()))?;
+    verify_all(ebpf, "CLIENTS_V6", v6(support.clients()))?;
+    verify_all(ebpf, "SUPPORT_V4", v4(support.prefixes()))?;
+    verify_all(ebpf, "SUPPORT_V6", v6(support.prefixes()))
 }
 
 /// A map of the object.
@@ -151,8 +169,8 @@ fn verify_all<K: Pod>(
 fn port_set_words(port_set: &PortSet) -> [[u16; 4]; 32] {
     let mut words = [[0; 4]; 32];
     for (to, range) in words.iter_mut().zip(port_set.tcp.iter().chain(&port_set.udp)) {
-        let PortRange { from, to: last, group, reserved } = *range;
-        *to = [from, last, group, reserved];
+        let PortRange { from, to: last, group, windows } = *range;
+        *to = [from, last, group, windows];
     }
     words
 }

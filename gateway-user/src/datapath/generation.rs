@@ -6,16 +6,17 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
-use aya::maps::{Array, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapError, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::util::{KernelVersion, nr_cpus};
 use aya::{Ebpf, EbpfLoader};
-use gateway_common::abi::{COUNTER_FIRST_GROUP, Slot};
+use gateway_common::abi::{COUNTER_FIRST_GROUP, MAX_FLOWS, MAX_WINDOWS, Slot};
 use gateway_common::control;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::hook_spread::HookSpread;
+use super::windows::FlowKey;
 use super::{DatapathError, Manifest, fill};
 use crate::config::{Mark, Mode};
 use crate::policy::Table;
@@ -69,6 +70,8 @@ impl Program {
 pub(super) const COUNTER_MAPS: [&str; 3] = ["COUNT_XDP", "COUNT_TC_XDP", "COUNT_TC"];
 /// The ring buffer of what is drawn for `trace`.
 pub(super) const SAMPLES: &str = "SAMPLES";
+/// Flows of support windows, and how many; pinned where there are windows.
+pub(super) const FLOW_MAPS: [&str; 2] = ["FLOWS", "COUNT_FLOWS"];
 /// File name of the manifest under a generation's directory.
 pub(super) const MANIFEST: &str = "manifest";
 
@@ -152,9 +155,10 @@ impl Generation {
         };
         let entries =
             |need: usize| u32::try_from(need.max(1)).map_err(|error| load("table size", error));
-        let counters = counters_of_a_hook(table.groups().len());
+        let counters = counters_of_a_hook(table.all_groups().len());
         let spread = HookSpread::of(&setting.hooks, counters);
         let counters = counters.saturating_mul(entries(setting.hooks.len().saturating_add(1))?);
+        let windows = Windows::of(table)?;
         let (index_v4, index_v6) = (in_memory(table.index_v4()), in_memory(table.index_v6()));
         // Before kernel 5.11 (commit 755e5d55367a) maps are charged to this limit, whose default is
         // smaller than one index. Where it may not be raised, loading says what is missing.
@@ -172,6 +176,11 @@ impl Generation {
             .override_global("MARK_MASK", &setting.mark.mask, true)
             .override_global("SCOPED", &scoped, true)
             .override_global("SELF_CHECK", &setting.self_check, true)
+            .override_global("WINDOWED", &windows.windowed, true)
+            .override_global("WINDOW_END", windows.ends.as_slice(), true)
+            .override_global("WINDOW_ID", windows.ids.as_slice(), true)
+            .override_global("SUPPORT_FIRST", &windows.first, true)
+            .override_global("SUPPORT_GROUPS", &windows.groups, true)
             .override_global("INDEX_V4", index_v4.as_slice(), true)
             .override_global("INDEX_V6", index_v6.as_slice(), true)
             .override_global("HOOKS", spread.buckets.as_slice(), true)
@@ -180,6 +189,13 @@ impl Generation {
             .map_max_entries("TRIE_V6", capacity(v6)?)
             .map_max_entries("SOURCES_V4", capacity(sources_v4)?)
             .map_max_entries("SOURCES_V6", capacity(sources_v6)?)
+            .map_max_entries("CLIENTS_V4", capacity(windows.clients.0)?)
+            .map_max_entries("CLIENTS_V6", capacity(windows.clients.1)?)
+            .map_max_entries("SUPPORT_V4", capacity(windows.prefixes.0)?)
+            .map_max_entries("SUPPORT_V6", capacity(windows.prefixes.1)?)
+            .map_max_entries("SUPPORT_PORTS", entries(table.support().port_sets().len())?)
+            .map_max_entries("FLOWS", windows.flows)
+            .map_max_entries("COUNT_FLOWS", entries(table.support().groups().len())?)
             .map_max_entries("INGRESS", entries(setting.ingress.len())?)
             .map_max_entries("BLOCKS", entries(table.blocks().len())?)
             .map_max_entries("PORT_SETS", entries(table.port_sets().len())?);
@@ -314,6 +330,16 @@ impl Generation {
         }
     }
 
+    /// Takes flows of support windows for counted.
+    pub(super) fn take_flows(&mut self, flows: &[FlowKey]) -> Result<(), DatapathError> {
+        let [name, _] = FLOW_MAPS;
+        let mut map: HashMap<_, FlowKey, u32> = self.map(name)?;
+        for flow in flows {
+            map.insert(flow, 1, 0).map_err(|error| fill::failed(name, &error))?;
+        }
+        Ok(())
+    }
+
     /// Lets tc check proposals: from now on they are of this generation.
     pub(super) fn set_serving(&mut self) -> Result<(), DatapathError> {
         let mut word: Array<_, u32> = self.map("SERVES")?;
@@ -356,6 +382,13 @@ impl Generation {
             let path = directory.join(map);
             let loaded = self.ebpf.map(map).ok_or_else(|| load(map, "not in the object"))?;
             loaded.pin(&path).map_err(|error| failed(&path, chain(&error)))?;
+        }
+        if !manifest.support.windows.is_empty() {
+            for map in FLOW_MAPS {
+                let path = directory.join(map);
+                let loaded = self.ebpf.map(map).ok_or_else(|| load(map, "not in the object"))?;
+                loaded.pin(&path).map_err(|error| failed(&path, chain(&error)))?;
+            }
         }
         manifest.pin(&directory.join(MANIFEST))
     }
@@ -428,6 +461,39 @@ fn by_family(prefixes: impl Iterator<Item = IpNet>) -> (usize, usize) {
         IpNet::V4(_) => (v4.saturating_add(1), v6),
         IpNet::V6(_) => (v4, v6.saturating_add(1)),
     })
+}
+
+/// The constants and sizes of support windows.
+struct Windows {
+    windowed: u32,
+    ends: [u64; MAX_WINDOWS],
+    ids: [u32; MAX_WINDOWS],
+    first: u32,
+    groups: u32,
+    clients: (usize, usize),
+    prefixes: (usize, usize),
+    flows: u32,
+}
+
+impl Windows {
+    fn of(table: &Table) -> Result<Self, DatapathError> {
+        let support = table.support();
+        let number = |count: usize| u32::try_from(count).map_err(|error| load("table size", error));
+        let (mut ends, mut ids) = ([0; MAX_WINDOWS], [0; MAX_WINDOWS]);
+        for ((end, id), window) in ends.iter_mut().zip(&mut ids).zip(support.windows()) {
+            (*end, *id) = (window.end, window.id);
+        }
+        Ok(Self {
+            windowed: u32::from(!support.is_empty()),
+            ends,
+            ids,
+            first: number(table.groups().len())?,
+            groups: number(support.group_count())?,
+            clients: by_family(support.clients().map(|(prefix, _)| prefix)),
+            prefixes: by_family(support.prefixes().map(|(prefix, _)| prefix)),
+            flows: if support.is_empty() { 1 } else { MAX_FLOWS },
+        })
+    }
 }
 
 /// An index by number, laid out as the programs look it up: by the word as it is in memory.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::DatapathError;
 use crate::config::Mode;
 use crate::feed::FeedIdentity;
-use crate::policy::SetId;
+use crate::policy::{SetId, SupportIdentity};
 
 /// Bytes of the manifest per array entry.
 const CHUNK: usize = 1024;
@@ -57,6 +57,9 @@ pub struct Manifest {
     /// The interfaces with counters of their own, in the order of those.
     #[serde(default)]
     pub interfaces: Vec<String>,
+    /// The support windows it has, which come on top of that.
+    #[serde(default)]
+    pub support: SupportIdentity,
 }
 
 /// Which own include.

@@ -29,6 +29,7 @@ mod self_test;
 mod system;
 mod test_run;
 mod trace;
+mod windows;
 
 pub use crate::feed::FeedIdentity;
 pub use bring_up::{Blueprint, Published, bring_up};
@@ -48,3 +49,4 @@ pub use self_test::{SelfTestReport, self_test};
 pub use system::require_privileges;
 pub use test_run::{Mark, Outcome, RunOptions, hides_metadata, run_live, run_tc, run_xdp};
 pub use trace::{TraceHook, Traced, Tracer};
+pub use windows::WindowCounters;

@@ -41,7 +41,34 @@ pub(super) fn questions<'a>(
             origins(table, ingress, v6).into_iter().map(move |origin| origin.of(probe))
         })
     });
-    of_destinations.chain(of_sources)
+    of_destinations.chain(of_sources).chain(of_windows(table))
+}
+
+/// Where support windows are open: their destinations, from nobody and from one client of each
+/// combination of windows, and one of their destinations from the edges of the clients.
+fn of_windows(table: &Table) -> impl Iterator<Item = Question<'_>> {
+    let support = table.support();
+    let by_windows: BTreeMap<(bool, u16), IpNet> = support
+        .clients()
+        .map(|(client, windows)| ((client.addr().is_ipv6(), windows), client))
+        .take(SOURCES)
+        .collect();
+    let from = |source: Option<IpAddr>| Origin { source, ingress: None };
+    let probes = || probes_of(support.prefixes(), support.port_sets());
+    let of_nobody = probes().map(move |probe| from(None).of(probe));
+    let of_clients = by_windows.into_iter().flat_map(move |((v6, _), client)| {
+        let of_family = probes().filter(move |probe| probe.destination.is_ipv6() == v6);
+        of_family.map(move |probe| from(Some(client.network())).of(probe))
+    });
+    let of_edges = support.clients().take(SOURCES).flat_map(move |(client, _)| {
+        let of_family =
+            probes().find(|probe| probe.destination.is_ipv4() == client.addr().is_ipv4());
+        let edges = of_family
+            .into_iter()
+            .flat_map(move |probe| edges(client).map(move |source| from(Some(source)).of(probe)));
+        edges.collect::<Vec<_>>()
+    });
+    of_nobody.chain(of_clients).chain(of_edges)
 }
 
 /// Where a packet comes from.
@@ -106,9 +133,16 @@ fn direct_probe(table: &Table, v6: bool) -> Option<Probe> {
 /// For prefixes of every port set and family, first and last address with each edge of each port
 /// range and the ports beside it, the first fragment, and the addresses before and after.
 fn probes(table: &Table) -> impl Iterator<Item = Probe> + '_ {
-    probed_prefixes(table).into_iter().flat_map(|(prefix, port_set)| {
+    probes_of(table.prefixes(), table.port_sets())
+}
+
+fn probes_of(
+    prefixes: impl Iterator<Item = (IpNet, u16)>,
+    port_sets: &[PortSet],
+) -> impl Iterator<Item = Probe> {
+    probed_prefixes(prefixes).into_iter().flat_map(move |(prefix, port_set)| {
         let ports: Vec<(Transport, u16)> =
-            table.port_sets().get(usize::from(port_set)).map(port_edges).unwrap_or_default();
+            port_sets.get(usize::from(port_set)).map(port_edges).unwrap_or_default();
         let mut probes = Vec::new();
         for address in edges(prefix) {
             for (transport, port) in &ports {
@@ -128,9 +162,9 @@ fn edges(prefix: IpNet) -> impl Iterator<Item = IpAddr> {
     [Some(first), Some(last), before(first), after(last)].into_iter().flatten()
 }
 
-fn probed_prefixes(table: &Table) -> Vec<(IpNet, u16)> {
+fn probed_prefixes(prefixes: impl Iterator<Item = (IpNet, u16)>) -> Vec<(IpNet, u16)> {
     let mut by_port_set: BTreeMap<(bool, u16), Vec<IpNet>> = BTreeMap::new();
-    for (prefix, port_set) in table.prefixes() {
+    for (prefix, port_set) in prefixes {
         by_port_set.entry((prefix.addr().is_ipv6(), port_set)).or_default().push(prefix);
     }
     by_port_set

@@ -191,7 +191,7 @@ mod tests {
         let of = |ranges: &[(u16, u16, u16)]| {
             let mut filled = [PortRange::UNUSED; MAX_PORT_RANGES];
             for (slot, (from, to, group)) in filled.iter_mut().zip(ranges) {
-                *slot = PortRange { from: *from, to: *to, group: *group, reserved: 0 };
+                *slot = PortRange { from: *from, to: *to, group: *group, windows: 0 };
             }
             filled
         };

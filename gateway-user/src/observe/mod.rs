@@ -81,6 +81,9 @@ pub struct Observation {
     /// When everything is inspected unless the daemon says before that it lives; `None` is never.
     #[serde(default)]
     pub deadline: Option<String>,
+    /// The support windows that are open.
+    #[serde(default)]
+    pub support: Vec<WindowState>,
 }
 
 /// How full the table is. What does not fit is refused.
@@ -134,6 +137,23 @@ pub struct Publications {
     pub last_milliseconds: u64,
     /// How long all that were published took.
     pub total_milliseconds: u64,
+}
+
+/// A support window that is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowState {
+    /// Its id.
+    pub id: u32,
+    /// Source addresses.
+    pub clients: std::collections::BTreeSet<ipnet::IpNet>,
+    /// What goes direct, in words.
+    pub sets: String,
+    /// The operator's words about it.
+    pub note: String,
+    /// When it began.
+    pub started: String,
+    /// When it is over.
+    pub until: String,
 }
 
 /// The way out.

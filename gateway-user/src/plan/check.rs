@@ -39,6 +39,17 @@ pub fn check(
     check.refusals
 }
 
+/// Whether the guards of content would hold a feed for this prefix, whichever set lists it.
+#[must_use]
+pub fn refuses_prefix(guards: &Guards, gateway: &GatewayNetworks, prefix: IpNet) -> bool {
+    let holds = |guard| !guards.allow.contains(&guard);
+    let shortest =
+        if prefix.addr().is_ipv4() { guards.shortest_ipv4 } else { guards.shortest_ipv6 };
+    (holds(Guard::WidePrefix) && prefix.prefix_len() < shortest)
+        || (holds(Guard::SpecialSpace) && special::overlapped_by(prefix).is_some())
+        || (holds(Guard::OwnNetwork) && gateway.overlapping(prefix).is_some())
+}
+
 struct Check<'a> {
     guards: &'a Guards,
     plan: &'a Plan,

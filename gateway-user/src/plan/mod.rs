@@ -18,7 +18,8 @@ mod special;
 mod wire;
 
 pub use change::{FamilyTotals, Plan, Side, Touched, touched};
-pub use check::check;
+
+pub use check::{check, refuses_prefix};
 pub use gateway::{GatewayError, GatewayNetworks};
 pub use guard::{Guard, Guards, Trigger};
 pub use refusal::Refusal;

@@ -42,6 +42,7 @@ impl Refusal {
             | PolicyError::UnknownArea { .. }
             | PolicyError::TooManyRanges { .. }
             | PolicyError::TooManyPortSets { .. }
+            | PolicyError::TooManyWindows
             | PolicyError::TooManyGroups { .. } => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Why a policy is refused for a feed.
 
 use gateway_common::Transport;
-use gateway_common::abi::{EXCLUDED_GROUP, MAX_PORT_RANGES, Slot};
+use gateway_common::abi::{EXCLUDED_GROUP, MAX_PORT_RANGES, MAX_WINDOWS, Slot};
 use ipnet::IpNet;
 
 use super::transport_name;
@@ -68,6 +68,9 @@ pub enum PolicyError {
         /// The first prefix whose port set does not fit.
         prefix: IpNet,
     },
+    /// More support windows than there are slots.
+    #[error("no more than {MAX_WINDOWS} support windows fit; stop one of them")]
+    TooManyWindows,
     /// More combinations of sets than a table can name.
     #[error(
         "{prefix} needs one more combination of sets ({of}) than the {EXCLUDED_GROUP} that fit; select fewer \
@@ -79,4 +82,23 @@ pub enum PolicyError {
         /// The combination.
         of: String,
     },
+}
+
+impl PolicyError {
+    /// The same of support windows, whose rules have ids of their own.
+    pub(super) fn of_windows(self) -> Self {
+        let windows = "the support windows".to_owned();
+        match self {
+            Self::TooManyRanges { prefix, transport, needed, .. } => {
+                Self::TooManyRanges { prefix, transport, needed, of: windows }
+            }
+            Self::TooManyGroups { prefix, .. } => Self::TooManyGroups { prefix, of: windows },
+            Self::UnknownSet { .. }
+            | Self::UnknownArea { .. }
+            | Self::Empty
+            | Self::WholeInternet { .. }
+            | Self::TooManyPortSets { .. }
+            | Self::TooManyWindows => self,
+        }
+    }
 }

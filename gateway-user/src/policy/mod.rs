@@ -11,6 +11,7 @@ mod note;
 mod own;
 mod rule;
 mod select;
+mod support;
 mod table;
 mod union;
 
@@ -30,6 +31,7 @@ pub use own::{Exclude, Names, OwnInclude, Sources, feed_ids, own_id, own_place};
 pub use rule::{Exclusion, Rule};
 pub(crate) use select::NAMED_ONLY;
 pub use select::{LeftOut, Policy, SIGN_IN_SET};
+pub use support::{OpenWindow, Support, SupportIdentity, WindowSets};
 pub use table::Table;
 
 /// A policy compiled with a snapshot.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use gateway_common::abi::{Block, INDEX_ENTRIES, PortSet, Slot};
-use gateway_common::{Decision, Reason, Tables, Word, classify, decide, parse};
+use gateway_common::abi::{Block, EXCLUDED_GROUP, INDEX_ENTRIES, PortSet, Slot};
+use gateway_common::{Decision, Reason, Tables, Word, classify, decide, parse, support};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
 
-use super::{Exclusion, Names, PolicyError, Rule, Sources, index, union};
+use super::{Exclusion, Names, PolicyError, Rule, Sources, Support, SupportIdentity, index, union};
 use crate::feed::SetId;
 
 /// Everything a generation is filled with, and, through [`Tables`], the oracle it is tested
@@ -29,6 +29,8 @@ pub struct Table {
     pub(super) blocks: Vec<Block>,
     /// Whose traffic the rules are for.
     pub(super) sources: Sources,
+    /// What support windows let go direct besides.
+    pub(super) support: Support,
 }
 
 impl Table {
@@ -75,6 +77,7 @@ impl Table {
             index_v6: index.v6,
             blocks: index.blocks,
             sources: Sources::default(),
+            support: Support::default(),
         };
         Ok((table, union.cutting))
     }
@@ -83,6 +86,22 @@ impl Table {
     #[must_use]
     pub fn for_sources(self, sources: Sources) -> Self {
         Self { sources, ..self }
+    }
+
+    /// The same table with these support windows open.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::TooManyGroups`]: both together have more provenance groups than there are ids.
+    pub fn with_support(self, support: Support) -> Result<Self, PolicyError> {
+        let needed = support.groups().len().saturating_add(self.groups.len());
+        if let Some((prefix, _)) = support.prefixes().next()
+            && needed > usize::from(EXCLUDED_GROUP)
+        {
+            let of = "the support windows".to_owned();
+            return Err(PolicyError::TooManyGroups { prefix, of });
+        }
+        Ok(Self { support, ..self })
     }
 
     /// The same table with every look-up left to the tries: what the index is measured against.
@@ -119,6 +138,9 @@ impl Table {
         if self.sources.are_listed() {
             hash.update(format!("{:?}\n", self.sources));
         }
+        if !self.support.is_empty() {
+            self.support.update(&mut hash);
+        }
         // The index and the blocks follow from the prefixes.
         let digest = hash.finalize();
         digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
@@ -148,6 +170,25 @@ impl Table {
     #[must_use]
     pub fn groups(&self) -> &[BTreeSet<SetId>] {
         &self.groups
+    }
+
+    /// What support windows let go direct besides.
+    #[must_use]
+    pub fn support(&self) -> &Support {
+        &self.support
+    }
+
+    /// What that was made from.
+    #[must_use]
+    pub fn support_identity(&self) -> SupportIdentity {
+        self.support.identity(self.groups.len())
+    }
+
+    /// Endpoint sets of each provenance group, by id, those of support windows after those of the
+    /// policy.
+    #[must_use]
+    pub fn all_groups(&self) -> Vec<BTreeSet<SetId>> {
+        self.groups.iter().cloned().chain(self.support.groups()).collect()
     }
 
     /// First-level index of IPv4: [`gateway_common::abi::INDEX_ENTRIES`] slots.
@@ -180,10 +221,11 @@ impl Table {
         if !ingress.is_some_and(|name| self.sources.interfaces.contains(name)) {
             return classify(frame, self);
         }
-        match parse(frame) {
+        let by_policy = match parse(frame) {
             Ok(key) => decide(&key, self),
             Err(reason) => Decision::inspect(reason),
-        }
+        };
+        support(by_policy, frame, self)
     }
 
     /// The longest prefix that covers `address`, with its port set.
@@ -243,6 +285,40 @@ impl Tables for Table {
 
     fn admits_v6(&self, source: [u8; 16]) -> bool {
         self.sources.covering(Ipv6Addr::from(source).into()).is_some()
+    }
+
+    fn windowed(&self) -> bool {
+        !self.support.is_empty()
+    }
+
+    fn windows_of_v4(&self, source: [u8; 4]) -> u16 {
+        self.support.windows_of(Ipv4Addr::from(source).into())
+    }
+
+    fn windows_of_v6(&self, source: [u8; 16]) -> u16 {
+        self.support.windows_of(Ipv6Addr::from(source).into())
+    }
+
+    fn support_v4(&self, destination: [u8; 4]) -> Option<&PortSet> {
+        self.support.ports_of(Ipv4Addr::from(destination).into())
+    }
+
+    fn support_v6(&self, destination: [u8; 16]) -> Option<&PortSet> {
+        self.support.ports_of(Ipv6Addr::from(destination).into())
+    }
+
+    fn window_end(&self, slot: usize) -> u64 {
+        self.support.windows().get(slot).map_or(0, |window| window.end)
+    }
+
+    fn now(&self) -> u64 {
+        self.support.now()
+    }
+
+    fn support_group(&self, slot: usize, group: u16) -> u16 {
+        let of_window = slot.saturating_mul(self.support.group_count());
+        let group = self.groups.len().saturating_add(of_window).saturating_add(group.into());
+        u16::try_from(group).unwrap_or(EXCLUDED_GROUP)
     }
 
     /// A table is not switched off; what is, is not the table's to say. [`Decision::unless`] puts

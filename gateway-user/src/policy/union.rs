@@ -293,7 +293,7 @@ fn port_set(ranges: &[Range]) -> PortSet {
         let mut filled = [PortRange::UNUSED; MAX_PORT_RANGES];
         let ranges = ranges.iter().filter(|(of, ..)| *of == transport);
         for (slot, (_, from, to, group)) in filled.iter_mut().zip(ranges) {
-            *slot = PortRange { from: *from, to: *to, group: *group, reserved: 0 };
+            *slot = PortRange { from: *from, to: *to, group: *group, windows: 0 };
         }
         filled
     };

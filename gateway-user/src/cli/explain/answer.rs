@@ -41,6 +41,8 @@ pub(super) struct Answer {
     excluded_by: BTreeSet<String>,
     /// The rules that matched, or the parts of excludes that took them out.
     decided_by: Vec<Clause>,
+    /// The support window that lets it go direct.
+    window: Option<u32>,
     /// The other selected sets with a rule for this address.
     covering_sets: BTreeSet<SetId>,
     /// Sets that list exactly this, but are not selected, or not for this port.
@@ -125,9 +127,11 @@ pub(super) fn ask_oracle(loaded: &Loaded, said: &Question, question: &Question) 
     let names = Names::of(policy);
     let matched = decision
         .group()
-        .and_then(|group| table.groups().get(usize::from(group)))
-        .cloned()
+        .and_then(|group| table.all_groups().get(usize::from(group)).cloned())
         .unwrap_or_default();
+    let window = decision
+        .group()
+        .and_then(|group| table.support_identity().window_of(group.into()).map(|open| open.id));
     let (destination, sets) = (question.destination, feed_ids(&matched));
     let (protocol, port) = question.service.words();
     let mut answer = Answer {
@@ -145,6 +149,7 @@ pub(super) fn ask_oracle(loaded: &Loaded, said: &Question, question: &Question) 
         own: names.own(&matched),
         excluded_by: BTreeSet::new(),
         decided_by: Vec::new(),
+        window,
         covering_sets: &feed_ids(&compiled.sets_covering_address(destination)) - &sets,
         sets,
         matched,
@@ -191,6 +196,9 @@ impl Answer {
             })
             .map(|set| set.id)
             .collect();
+        if self.window.is_some() {
+            return;
+        }
         if asked.reason == Reason::Matched {
             for rule in compiled.rules.iter().filter(|rule| asked.fits(rule)) {
                 let include = names.include(rule.set);
@@ -340,6 +348,9 @@ impl fmt::Display for Answer {
         }
         for name in &self.own {
             writeln!(f, "  matched: include {name:?}")?;
+        }
+        if let Some(window) = self.window {
+            writeln!(f, "  decided by: support window {window}")?;
         }
         for clause in &self.decided_by {
             writeln!(f, "  decided by: {clause}")?;

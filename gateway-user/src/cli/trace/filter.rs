@@ -110,6 +110,7 @@ mod tests {
             groups: vec![BTreeSet::from([1, FIRST_OWN_ID])],
             sources: Scope::default(),
             interfaces: Vec::new(),
+            support: crate::policy::SupportIdentity::default(),
         }
     }
 

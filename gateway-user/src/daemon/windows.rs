@@ -1,0 +1,446 @@
+//! Support windows: opened at a person's word, ended by that or by the clock, kept over restarts, and
+//! read for the case file.
+//!
+//! The kernel ends a window by itself; what is done here is to publish a generation without it, and to
+//! write down what it let go direct.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gateway_common::{Transport, Verdict};
+use ipnet::IpNet;
+use nix::libc;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::Daemon;
+use super::change::Serving;
+use super::journal::{Entry, Outcome, Trigger};
+use super::revision::Revision;
+use crate::config::Mode;
+use crate::datapath::{Blueprint, Probe, SetIdentity, WindowCounters};
+use crate::egress::Flow;
+use crate::exit::{Exit, Failure};
+use crate::feed::{SetId, Store};
+use crate::observe::WindowState;
+use crate::plan::{GatewayNetworks, refuses_prefix};
+use crate::policy::{Support, Table};
+use crate::window::{Clock, Moment, Register, RegisterError, Window, Wish, seconds};
+
+/// The windows of this process.
+pub(super) struct Windows {
+    register: Register,
+    /// Of the generation that serves, where it has windows.
+    counters: Option<WindowCounters>,
+    /// Those that were open when it was published.
+    offered: Vec<u32>,
+    /// Those that are over, which nobody has been told yet.
+    unsaid: Vec<u32>,
+}
+
+/// A window, as `support list` and `support report` are told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WindowReport {
+    /// The window.
+    #[serde(flatten)]
+    pub window: Window,
+    /// The sets it lets go direct by the feed that serves; none once it is over.
+    pub covers: BTreeSet<SetId>,
+}
+
+impl Windows {
+    /// What an earlier process left. A damaged register has no window that is open.
+    pub(super) fn recall(store: &Store, counters: Option<WindowCounters>) -> Self {
+        let register = Register::read(store).unwrap_or_else(|error| {
+            error!("{error}; support windows that were open are over");
+            Register::default()
+        });
+        Self { register, counters, offered: Vec::new(), unsaid: Vec::new() }
+    }
+
+    /// When the next one is over.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        let end = self.register.next_end()?;
+        let now = Clock.now().ok()?.kernel;
+        Instant::now().checked_add(Duration::from_nanos(end.saturating_sub(now)))
+    }
+
+    /// For the observation.
+    pub(super) fn state(&self) -> Vec<WindowState> {
+        let open = self.register.windows().iter().filter(|window| window.is_open());
+        open.map(|window| WindowState {
+            id: window.id,
+            clients: window.clients.clone(),
+            sets: window.sets.to_string(),
+            note: window.note.clone(),
+            started: seconds(window.started),
+            until: seconds(window.until),
+        })
+        .collect()
+    }
+}
+
+impl From<RegisterError> for Failure {
+    fn from(error: RegisterError) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+}
+
+fn moment() -> Result<Moment, Failure> {
+    Clock.now().map_err(|problem| Failure::new(Exit::System, problem))
+}
+
+impl Daemon<'_> {
+    /// Looks at the windows that an earlier process left, before anything is published.
+    pub(super) fn come_back_to_windows(&mut self) {
+        match moment() {
+            Ok(now) => {
+                let ended = self.windows.register.come_back(&now);
+                self.windows.unsaid.extend(ended);
+            }
+            Err(failure) => {
+                error!("{failure}; support windows that were open are not opened again");
+                self.windows.register = Register::default();
+            }
+        }
+    }
+
+    /// Opens a window.
+    pub(super) async fn start_window(&mut self, wish: Wish) -> Result<(String, Value), Failure> {
+        let Some(revision) = self.serving.as_ref().map(|serving| serving.revision.clone()) else {
+            let problem = "no generation serves yet, so no support window can be opened";
+            return Err(Failure::new(Exit::Datapath, problem));
+        };
+        refuse_what_cannot_help(&revision, &wish)?;
+        let now = moment()?;
+        self.end_windows(&now);
+        let id = self.windows.register.start(wish, &now)?;
+        if let Err(failure) = self.open_window(id, revision, &now).await {
+            self.windows.register.withdraw(id);
+            self.keep_windows(&now);
+            return Err(failure);
+        }
+        self.say(id, Trigger::SupportStart, Outcome::Opened);
+        let report = self.window_report(id)?;
+        let covers: Vec<_> = report.covers.iter().map(ToString::to_string).collect();
+        let mut text = format!("{}; sets {}", report.window.summary(), covers.join(", "));
+        if let Some(refusal) = self.heartbeat.standing().and_then(|standing| standing.refusal) {
+            text = format!("{text}; but nothing goes direct at this moment ({})", refusal.name());
+        }
+        Ok((text, json!(report)))
+    }
+
+    async fn open_window(
+        &mut self,
+        id: u32,
+        revision: Revision,
+        now: &Moment,
+    ) -> Result<(), Failure> {
+        let support = self.support_of(&revision).await?;
+        let slot = support.windows().iter().position(|window| window.id == id);
+        let groups = support.groups();
+        let of_window = slot.and_then(|slot| groups.chunks(support.group_count().max(1)).nth(slot));
+        if of_window.is_none_or(|groups| groups.iter().all(BTreeSet::is_empty)) {
+            let problem = "none of these sets has a prefix that may go direct: excluded, of a family \
+                           that is off, or without prefixes";
+            return Err(Failure::new(Exit::Policy, problem));
+        }
+        // First, so that nothing goes direct that no record has.
+        self.windows.register.write(&self.store, now)?;
+        let away = self.may_be_away(None);
+        self.publish(revision, Trigger::SupportStart, None, &away).await?;
+        Ok(())
+    }
+
+    /// Ends a window before its time.
+    pub(super) async fn stop_window(&mut self, id: u32) -> Result<(String, Value), Failure> {
+        let now = moment()?;
+        self.windows.register.stop(id, &now)?;
+        self.keep_windows(&now);
+        let published = self.publish_windows(Trigger::SupportStop).await;
+        if published.is_err() {
+            self.windows.unsaid.push(id);
+        }
+        published.map_err(|failure| {
+            Failure::new(
+                failure.exit,
+                format!(
+                    "support window {id} is stopped, but still loaded, and that is tried again: \
+                     {failure}; `breakout365 off` inspects everything at once"
+                ),
+            )
+        })?;
+        self.close(id, Trigger::SupportStop).await;
+        let report = self.window_report(id)?;
+        let total = report.window.tally().total();
+        let text = format!(
+            "support window {id} is over: {} flows, {} packets, {} bytes went direct",
+            total.flows, total.packets, total.bytes
+        );
+        Ok((text, json!(report)))
+    }
+
+    /// Every window that is known.
+    pub(super) fn list_windows(&mut self) -> Result<(String, Value), Failure> {
+        self.read_windows();
+        let ids: Vec<u32> =
+            self.windows.register.windows().iter().map(|window| window.id).collect();
+        let reports =
+            ids.into_iter().map(|id| self.window_report(id)).collect::<Result<Vec<_>, _>>()?;
+        Ok((String::new(), json!(reports)))
+    }
+
+    /// What a window let go direct.
+    pub(super) fn report_window(&mut self, id: u32) -> Result<(String, Value), Failure> {
+        self.read_windows();
+        Ok((String::new(), json!(self.window_report(id)?)))
+    }
+
+    fn window_report(&self, id: u32) -> Result<WindowReport, Failure> {
+        let window = self.windows.register.window(id)?.clone();
+        let table = self.serving.as_ref().map(|serving| &serving.support);
+        let covers = table.map(|support| support.sets_of(id)).unwrap_or_default();
+        Ok(WindowReport { window, covers })
+    }
+
+    /// Ends what is over, publishes where the windows that are open are not those that were published,
+    /// and writes down what they let go direct.
+    pub(super) async fn follow_windows(&mut self) {
+        let now = match moment() {
+            Ok(now) => now,
+            Err(failure) => return error!("{failure}"),
+        };
+        self.end_windows(&now);
+        let before = self.windows.register.clone();
+        self.read_windows();
+        if !self.windows.unsaid.is_empty() || before != self.windows.register {
+            self.keep_windows(&now);
+        }
+        let open: Vec<u32> = self.windows.register.open().iter().map(|window| window.id).collect();
+        if self.serving.is_some()
+            && open != self.windows.offered
+            && let Err(failure) = self.publish_windows(Trigger::SupportEnd).await
+        {
+            error!("support windows that are over are still loaded, and end nothing: {failure}");
+            self.problem = Some(failure.to_string());
+        }
+        self.say_what_ended().await;
+    }
+
+    fn end_windows(&mut self, now: &Moment) {
+        let ended = self.windows.register.end_what_is_over(now);
+        self.windows.unsaid.extend(ended);
+    }
+
+    /// Says which windows are over, once what they let go direct is final.
+    async fn say_what_ended(&mut self) {
+        for id in std::mem::take(&mut self.windows.unsaid) {
+            self.close(id, Trigger::SupportEnd).await;
+        }
+    }
+
+    /// A window is over: its flows are decided anew.
+    async fn close(&mut self, id: u32, trigger: Trigger) {
+        self.say(id, trigger, Outcome::Closed);
+        let Ok(window) = self.windows.register.window(id) else { return };
+        let clients = window.clients.clone();
+        match self.end_flows_of(&clients).await {
+            Ok(0) => {}
+            Ok(ended) => info!("{ended} direct flows of support window {id} are ended"),
+            Err(failure) => {
+                let problem = format!("flows of support window {id} are not ended: {failure}");
+                error!("{problem}");
+                self.problem = Some(problem);
+            }
+        }
+    }
+
+    async fn publish_windows(&mut self, trigger: Trigger) -> Result<(), Failure> {
+        let Some(Serving { revision, .. }) = &self.serving else { return Ok(()) };
+        let (revision, away) = (revision.clone(), self.may_be_away(None));
+        self.publish(revision, trigger, None, &away).await.map(|_| ())
+    }
+
+    /// `blueprint` with the windows that are open, and what they are in the kernel. Where that cannot
+    /// be, it goes without them: their clients are inspected as everybody is.
+    pub(super) async fn with_windows(
+        &mut self,
+        blueprint: Blueprint,
+        revision: &Revision,
+    ) -> (Blueprint, Support) {
+        if let Ok(now) = moment() {
+            self.end_windows(&now);
+        }
+        // In shadow nothing is marked, so there would be nothing to report.
+        if self.windows.register.open().is_empty() || blueprint.mode == Mode::Shadow {
+            return (blueprint, Support::default());
+        }
+        let opened = match self.support_of(revision).await {
+            Ok(support) => blueprint
+                .table
+                .clone()
+                .with_support(support.clone())
+                .map_or_else(|error| Err(Failure::from(error)), |table| Ok((table, support))),
+            Err(failure) => Err(failure),
+        };
+        match opened {
+            Ok((table, support)) => {
+                let mut sets = blueprint.sets.clone();
+                for set in support.groups().iter().flatten().collect::<BTreeSet<_>>() {
+                    if let Some(set) = revision.snapshot.sets.get(set)
+                        && !sets.iter().any(|known| known.id == set.id)
+                    {
+                        sets.push(SetIdentity {
+                            id: set.id,
+                            service_area: set.service_area.clone(),
+                            category: set.category.name().to_owned(),
+                        });
+                    }
+                }
+                sets.sort_by_key(|set| set.id);
+                (Blueprint { table, sets, ..blueprint }, support)
+            }
+            Err(failure) => {
+                error!("support windows are not loaded, their clients are inspected: {failure}");
+                (blueprint, Support::default())
+            }
+        }
+    }
+
+    /// The windows that are open, by the feed and the excludes of `revision`. What the guards of
+    /// content would hold is left out: nobody has looked at the sets that the policy leaves alone.
+    async fn support_of(&self, revision: &Revision) -> Result<Support, Failure> {
+        let gateway = GatewayNetworks::read().await.map_err(|problem| {
+            Failure::new(Exit::System, format!("the gateway's own networks: {problem}"))
+        })?;
+        let guards = &revision.config.guards;
+        let prefixes = revision.snapshot.sets.values().flat_map(|set| &set.prefixes);
+        let left_out: BTreeSet<IpNet> =
+            prefixes.copied().filter(|prefix| refuses_prefix(guards, &gateway, *prefix)).collect();
+        if !left_out.is_empty() {
+            let all: Vec<_> = left_out.iter().map(ToString::to_string).collect();
+            warn!("no support window lets {} go direct: the guards refuse it", all.join(", "));
+        }
+        let (policy, open) = (&revision.config.policy, self.windows.register.open());
+        Ok(Support::compile(&revision.snapshot, policy, &open, &left_out)?)
+    }
+
+    /// A generation was published: what the one before let go direct is final now.
+    pub(super) async fn windows_are_published(&mut self) {
+        self.read_windows();
+        let open = self.windows.register.open();
+        self.windows.offered = open.iter().map(|window| window.id).collect();
+        let pins = self.lock.pins();
+        self.windows.counters =
+            WindowCounters::open(pins).inspect_err(|error| warn!("{error}")).ok().flatten();
+        self.read_windows();
+        if !(open.is_empty() && self.windows.unsaid.is_empty()) {
+            match moment() {
+                Ok(now) => self.keep_windows(&now),
+                Err(failure) => error!("{failure}"),
+            }
+        }
+        self.say_what_ended().await;
+    }
+
+    /// Reads what windows let go direct so far.
+    fn read_windows(&mut self) {
+        let Some(counters) = &self.windows.counters else { return };
+        match counters.read() {
+            Ok(tallies) => self.windows.register.note(counters.generation(), &tallies),
+            Err(error) => warn!("{error}"),
+        }
+    }
+
+    /// Writes down what is to be remembered of windows.
+    fn keep_windows(&mut self, now: &Moment) {
+        if let Err(error) = self.windows.register.write(&self.store, now) {
+            error!("{error}; a restart would not know of the last support windows");
+            self.problem = Some(error.to_string());
+        }
+    }
+
+    /// The last word of this process about windows.
+    pub(super) fn leave_windows(&mut self) {
+        if self.windows.counters.is_none() {
+            return;
+        }
+        self.read_windows();
+        match moment() {
+            Ok(now) => self.keep_windows(&now),
+            Err(failure) => error!("{failure}"),
+        }
+    }
+
+    /// Writes a line of the journal.
+    fn say(&self, id: u32, trigger: Trigger, outcome: Outcome) {
+        let Ok(window) = self.windows.register.window(id) else { return };
+        let mut summary = window.summary();
+        if outcome == Outcome::Closed {
+            let total = window.tally().total();
+            summary = format!(
+                "{summary}: {} flows, {} packets, {} bytes went direct",
+                total.flows, total.packets, total.bytes
+            );
+        }
+        info!("{outcome}: {summary}");
+        let generation = self.serving.as_ref().map(|serving| serving.generation);
+        let entry = Entry {
+            summary: Some(summary),
+            window: Some(id),
+            ..Entry::new(jiff::Timestamp::now(), trigger, outcome, generation)
+        };
+        self.write_down(&entry);
+    }
+
+    /// Ends the direct flows of these clients that would not go direct any more.
+    async fn end_flows_of(&mut self, clients: &BTreeSet<IpNet>) -> Result<u64, Failure> {
+        let Some(Serving { revision, support, .. }) = &self.serving else { return Ok(0) };
+        let still_open = support.clone().at(moment()?.kernel);
+        let table = revision.compiled.table.clone().with_support(still_open)?;
+        let ended = self.egress.revoke(|flow| {
+            let source = flow.source.ip();
+            clients.iter().any(|client| client.contains(&source)) && !goes_direct(&table, flow)
+        });
+        Ok(ended.await?)
+    }
+}
+
+/// Whether a packet of this flow would go direct if it were the first one.
+fn goes_direct(table: &Table, flow: &Flow) -> bool {
+    let transport = match i32::from(flow.protocol) {
+        libc::IPPROTO_TCP => Transport::Tcp,
+        libc::IPPROTO_UDP => Transport::Udp,
+        // No window has let it go direct.
+        _ => return true,
+    };
+    let (source, destination) = (flow.source.ip(), flow.destination);
+    let probe = Probe::new(destination.ip(), transport, destination.port()).from(source);
+    table.decide_frame(&probe.frame(), None).verdict() == Verdict::Direct
+}
+
+/// A window over nothing, or against the operator's own word.
+fn refuse_what_cannot_help(revision: &Revision, wish: &Wish) -> Result<(), Failure> {
+    let refuse = |problem: String| Err(Failure::new(Exit::Policy, problem));
+    if revision.config.mode == Mode::Shadow {
+        return refuse(
+            "mode is shadow: nothing is marked, with a support window or without".into(),
+        );
+    }
+    let excluded = &revision.config.policy.exclude_sets;
+    for set in &wish.sets.named {
+        if !revision.snapshot.sets.contains_key(set) {
+            return refuse(format!(
+                "the feed that serves has no set {set}; `breakout365 feed show` lists the sets"
+            ));
+        }
+        if excluded.contains(set) {
+            return refuse(format!(
+                "set {set} is in policy.exclude-sets, which wins over a window"
+            ));
+        }
+    }
+    Ok(())
+}

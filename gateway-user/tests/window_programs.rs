@@ -1,0 +1,72 @@
+//! Programs and support windows: what they decide is what the oracle says, and without a window they
+//! are as long as before. Needs root.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use gateway_user::datapath::{Generation, self_test};
+use gateway_user::feed;
+use gateway_user::policy::{self, OpenWindow, Policy, Sources, Support, Table, WindowSets};
+use ipnet::IpNet;
+use support::MARK;
+
+fn window(id: u32, clients: &[&str], sets: WindowSets) -> OpenWindow {
+    let clients = clients.iter().map(|client| client.parse().unwrap()).collect();
+    OpenWindow { id, clients, sets, end: u64::MAX }
+}
+
+fn named(sets: &[u32]) -> WindowSets {
+    WindowSets { all: false, named: sets.iter().copied().collect() }
+}
+
+fn sources(prefixes: &[&str]) -> Sources {
+    let prefixes: BTreeSet<IpNet> = prefixes.iter().map(|net| net.parse().unwrap()).collect();
+    Sources { prefixes, ..Sources::default() }
+}
+
+/// The default policy over the feed in the binary, with these windows.
+fn table(sources: Sources, windows: &[OpenWindow]) -> Table {
+    let snapshot = feed::embedded().unwrap();
+    let policy = Policy { sources, ..Policy::default() };
+    let compiled = policy::compile(&snapshot, &policy).unwrap();
+    let support = Support::compile(&snapshot, &policy, windows, &BTreeSet::new()).unwrap();
+    compiled.table.with_support(support).unwrap()
+}
+
+#[test]
+fn with_windows_every_program_agrees_with_the_oracle() {
+    let everything = window(1, &["10.1.0.0/16", "fd00:1::/32"], WindowSets::all());
+    let some = window(2, &["10.1.2.3/32", "10.2.0.0/16", "fd00:1:2::/48"], named(&[1, 56]));
+    for sources in [sources(&[]), sources(&["10.1.0.0/24", "fd00::/16"])] {
+        for windows in [&[everything.clone()][..], &[some.clone(), everything.clone()]] {
+            let table = table(sources.clone(), windows);
+            let mut generation = Generation::load(&table, MARK.into()).unwrap();
+            let report = self_test(&mut generation, &table).unwrap();
+            let plain = table_without(&sources);
+            let mut generation = Generation::load(&plain, MARK.into()).unwrap();
+            let without = self_test(&mut generation, &plain).unwrap();
+            assert!(report.direct > without.direct, "{report:?} {without:?}");
+        }
+    }
+}
+
+fn table_without(sources: &Sources) -> Table {
+    table(sources.clone(), &[])
+}
+
+#[test]
+fn programs_are_as_long_as_before_where_no_window_is_open() {
+    let length = |windows: &[OpenWindow]| {
+        let table = table(Sources::default(), windows);
+        Generation::load(&table, MARK.into()).unwrap().verified_instructions()
+    };
+    let without = length(&[]);
+    for (program, with) in length(&[window(1, &["10.1.0.0/16"], WindowSets::all())]) {
+        let without = without[program].unwrap();
+        println!("{program}: {without} verified instructions, {} with a window", with.unwrap());
+        assert!(without < with.unwrap(), "{program}: {without} verified instructions");
+    }
+}
