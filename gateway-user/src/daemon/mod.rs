@@ -4,7 +4,8 @@
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
 //! what becomes one, `way_out` makes the way for what it marks, `pending` and `trial` are what waits
 //! for a person, `watch` asks the feed's source, `heartbeat` is the sign of life that packets go direct
-//! by, `control` and `observer` are the two sockets, `journal` is what is left to read.
+//! by, `control` and `observer` are the two sockets, `service` is what the service manager hears,
+//! `journal` is what is left to read.
 
 mod change;
 pub mod control;
@@ -17,6 +18,7 @@ mod packet_log;
 mod pending;
 mod reply;
 mod revision;
+mod service;
 mod socket;
 mod start;
 mod trial;
@@ -40,6 +42,7 @@ use self::packet_log::PacketLog;
 use self::pending::Pending;
 pub use self::reply::PlanReport;
 use self::revision::{ConfigText, Revision};
+use self::service::Service;
 use self::start::Left;
 pub use self::start::feed_at_hand;
 use self::trial::Trial;
@@ -101,6 +104,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         pending: None,
         trial: None,
         heartbeat: Heartbeat::default(),
+        service: Service::of_this_process(),
         interfaces: hooks::Present::new(),
         egress: Keeper::default(),
         problem: None,
@@ -112,12 +116,14 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     // What came before the restart and was held.
     daemon.take_feed(Trigger::Start).await;
     daemon.tell();
+    daemon.tell_service_manager();
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let serving = daemon.serving.as_ref().map(|serving| &serving.revision.snapshot);
         let serving = serving.filter(|_| daemon.wanted.is_none());
         let heartbeat = daemon.heartbeat.next();
+        let ping = daemon.service.next();
         let trial_ends = daemon.trial.as_ref().map(|trial| trial.until);
         tokio::select! {
             _ = signals.hangup.recv() => daemon.hangup().await,
@@ -136,11 +142,13 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
                 daemon.checked(checked).await;
             }
             () = until(heartbeat) => daemon.give_sign_of_life(),
+            () = until(ping) => daemon.service.ping(),
             () = until(trial_ends) => daemon.trial_is_over().await,
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
         }
         daemon.tell();
+        daemon.tell_service_manager();
     }
     daemon.stop().await
 }
@@ -190,6 +198,7 @@ struct Daemon<'a> {
     pending: Option<Pending>,
     trial: Option<Trial>,
     heartbeat: Heartbeat,
+    service: Service,
     interfaces: hooks::Present,
     egress: Keeper,
     /// What went wrong last and has not come right since.
@@ -202,10 +211,12 @@ struct Daemon<'a> {
 
 impl Daemon<'_> {
     async fn hangup(&mut self) {
+        self.service.reloading();
         if let Err(failure) = self.reload_and_follow(Trigger::Reload).await {
             error!("reload refused, the policy before stays: {failure}");
             self.problem = Some(format!("reload refused: {failure}"));
         }
+        self.service.reloaded();
     }
 
     /// Publishes anew when an interface has come back, or come anew under its name.
@@ -232,6 +243,7 @@ impl Daemon<'_> {
     }
 
     async fn stop(mut self) -> Result<(), Failure> {
+        self.service.stopping();
         let on_stop = self.serving.as_ref().map(|serving| serving.revision.config.on_stop);
         match on_stop.unwrap_or_default() {
             OnStop::Keep => {
