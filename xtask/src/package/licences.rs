@@ -1,6 +1,7 @@
 //! The copyright file: our own licences, and those of every crate that is linked into the binary.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -49,14 +50,14 @@ pub(super) fn copyright(workspace: &Workspace) -> Result<String> {
     for package in linked(workspace)? {
         let Package { name, version, license, .. } = &package;
         let Some(license) = license else { bail!("{name} {version} has no licence") };
-        text += &format!("\n{name} {version}: {license}");
+        write!(text, "\n{name} {version}: {license}")?;
         for file in texts(&package)? {
             by_text.entry(file).or_default().push(name.clone());
         }
     }
     text.push('\n');
     for (file, names) in by_text {
-        text += &format!("\n---- {} ----\n\n{}\n", names.join(", "), file.trim_end());
+        writeln!(text, "\n---- {} ----\n\n{}", names.join(", "), file.trim_end())?;
     }
     Ok(text)
 }
