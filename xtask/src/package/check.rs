@@ -115,12 +115,12 @@ fn content_of_deb(stage: &Stage, deb: &Path) -> Result<String> {
     Ok(format!("{} entries, {} KiB", files.len(), fs::metadata(deb)?.len() / 1024))
 }
 
+/// Faults that are shown although they are overridden count as faults; so they are not shown.
 fn lintian(deb: &Path) -> Result<String> {
     let mut lintian = command("lintian");
-    lintian.args(["--fail-on", "error,warning", "--allow-root", "--show-overrides"]).arg(deb);
-    let printed = run(&mut lintian).inspect_err(|Failed { output, .. }| eprintln!("{output}"))?;
-    let overridden = printed.stdout.lines().filter(|line| line.starts_with("O: ")).count();
-    Ok(format!("no error, no warning, {overridden} overridden"))
+    lintian.args(["--fail-on", "error,warning", "--allow-root"]).arg(deb);
+    run(&mut lintian).inspect_err(|Failed { output, .. }| eprintln!("{output}"))?;
+    Ok("no error, no warning".to_owned())
 }
 
 fn content_of_rpm(stage: &Stage, rpm: &Path) -> Result<String> {
