@@ -156,9 +156,15 @@ check "it is not started by itself" has ActiveState inactive
 check "the configuration is there" test -s $config
 check "both users are there" getent passwd breakout365 breakout365-exporter
 check "the shipped configuration is understood" breakout365 policy show --config $config
-check "a start without the interfaces' names fails" not systemctl start $unit
+sed -i 's/^name = "lan0"/name = "absent0"/' $config
+check "a start without the interface fails" not systemctl start $unit
 systemctl stop $unit
 check "nothing is marked" is "$(count direct)" 0
+sed -i 's/^name = "absent0"/name = "lan0"/' $config
+check "the shipped configuration serves once the interface is named" systemctl start $unit
+check "it marks" marks
+systemctl stop $unit
+check "and is taken back by hand" breakout365 down
 
 phase=started
 configure ""
