@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod fuzz;
 mod lab;
+mod package;
 mod process;
 mod setup;
 mod test;
@@ -38,6 +39,8 @@ enum Verb {
     /// Set up, and measure
     #[command(subcommand)]
     Bench(bench::Benchmark),
+    /// Set up, and build the packages
+    Package(package::Options),
     /// Set up, and run the product where this machine cannot
     #[command(subcommand)]
     Vm(vm::Verb),
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Test => test::run(),
         Verb::Fuzz(options) => set_up().and_then(|()| fuzz::run(&options)),
         Verb::Bench(benchmark) => set_up().and_then(|()| bench::run(&benchmark)),
+        Verb::Package(options) => set_up().and_then(|()| package::run_verb(&options)),
         Verb::Vm(verb) => set_up().and_then(|()| vm::run(&verb)),
         Verb::Lab(args) => lab::run(&args),
     };

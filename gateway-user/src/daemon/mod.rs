@@ -5,7 +5,8 @@
 //! what becomes one, `way_out` makes the way for what it marks, `pending` and `trial` are what waits
 //! for a person, `windows` is what a person opens for some clients for some time, `watch` asks the
 //! feed's source, `heartbeat` is the sign of life that packets go direct by, `tally` adds counters up,
-//! `control` and `observer` are the two sockets, `journal` is what is left to read.
+//! `control` and `observer` are the two sockets, `service` is what the service manager hears,
+//! `journal` is what is left to read.
 
 mod change;
 mod collisions;
@@ -21,6 +22,7 @@ mod reply;
 mod revision;
 mod revoke;
 mod self_check;
+mod service;
 mod socket;
 mod start;
 mod tally;
@@ -47,6 +49,7 @@ use self::packet_log::PacketLog;
 use self::pending::Pending;
 pub use self::reply::PlanReport;
 use self::revision::{ConfigText, Revision};
+use self::service::Service;
 use self::start::Left;
 pub use self::start::feed_at_hand;
 use self::tally::Tally;
@@ -119,6 +122,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         trial: None,
         heartbeat: Heartbeat::default(),
         checked_proposals: self_check::Checked::default(),
+        service: Service::of_this_process(),
         interfaces: hooks::Present::new(),
         egress: Keeper::default(),
         problem: None,
@@ -132,6 +136,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     daemon.remember();
     // What came before the restart and was held.
     daemon.take_feed(Trigger::Start).await;
+    daemon.tell_service_manager();
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -139,6 +144,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         let serving = serving.filter(|_| daemon.wanted.is_none());
         let heartbeat = daemon.heartbeat.next();
         let window_ends = daemon.windows.next_end();
+        let ping = daemon.service.next();
         let trial_ends = daemon.trial.as_ref().map(|trial| trial.until);
         tokio::select! {
             asked = observer.asked() => daemon.tell(asked),
@@ -165,10 +171,12 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
                 daemon.checked(checked).await;
             }
             () = until(heartbeat) => daemon.give_sign_of_life(),
+            () = until(ping) => daemon.service.ping(),
             () = until(trial_ends) => daemon.trial_is_over().await,
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
         }
+        daemon.tell_service_manager();
     }
     Box::pin(daemon.stop()).await
 }
@@ -221,6 +229,7 @@ struct Daemon<'a> {
     trial: Option<Trial>,
     heartbeat: Heartbeat,
     checked_proposals: self_check::Checked,
+    service: Service,
     interfaces: hooks::Present,
     egress: Keeper,
     windows: Windows,
@@ -234,10 +243,12 @@ struct Daemon<'a> {
 
 impl Daemon<'_> {
     async fn hangup(&mut self) {
+        self.service.reloading();
         if let Err(failure) = self.reload_and_follow(Trigger::Reload).await {
             error!("reload refused, the policy before stays: {failure}");
             self.problem = Some(format!("reload refused: {failure}"));
         }
+        self.service.reloaded();
     }
 
     /// Publishes anew when an interface has come back, or come anew under its name.
@@ -264,6 +275,7 @@ impl Daemon<'_> {
     }
 
     async fn stop(mut self) -> Result<(), Failure> {
+        self.service.stopping();
         self.leave_windows();
         let on_stop = self.serving.as_ref().map(|serving| serving.revision.config.on_stop);
         match on_stop.unwrap_or_default() {

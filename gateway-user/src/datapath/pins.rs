@@ -268,7 +268,8 @@ impl Lock {
             .try_for_each(|number| self.remove_generation(number))
     }
 
-    /// Removes `current`, the control map, every generation and the directory itself. Links must be
+    /// Removes `current`, the control map, every generation and the directory itself, unless that was
+    /// made for us where we may not remove it: as a service sees it, it is a mount point. Links must be
     /// gone.
     pub(super) fn remove_everything(self) -> Result<(), DatapathError> {
         let root = &self.pins.root;
@@ -283,8 +284,21 @@ impl Lock {
             Ok(()) | Err(_) => {}
         }
         self.remove_other_generations(0)?;
-        fs::remove_dir(root).map_err(|source| self.pins.error("cannot remove", source))
+        match fs::remove_dir(root) {
+            Err(error) if is_of_others(error.kind()) => Ok(()),
+            removed => removed.map_err(|source| self.pins.error("cannot remove", source)),
+        }
     }
+}
+
+/// Whether a directory cannot be removed for where it is, not for what is in it.
+fn is_of_others(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::ResourceBusy
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::PermissionDenied
+    )
 }
 
 /// Removes a file that may be missing.

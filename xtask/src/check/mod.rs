@@ -3,6 +3,7 @@
 mod dependencies;
 mod lint;
 mod object;
+mod units;
 
 use std::env;
 use std::ffi::OsString;
@@ -33,10 +34,11 @@ struct Check {
 
 /// In the order of what is quickest to fail, and such that later ones use what earlier ones
 /// compiled.
-const CHECKS: [Check; 11] = [
+const CHECKS: [Check; 12] = [
     Check { promise: "source is formatted", run: lint::format },
     Check { promise: "no BPF object is committed", run: object::none_committed },
     Check { promise: "every dependency has its reason", run: dependencies::documented },
+    Check { promise: "services are sandboxed", run: units::sandboxed },
     Check { promise: "licences, bans, sources", run: dependencies::licences_bans_sources },
     Check { promise: "no known vulnerability", run: dependencies::advisories },
     Check { promise: "no lint in user space", run: lint::user_space },
@@ -76,12 +78,13 @@ pub(crate) fn run() -> Result<usize> {
 }
 
 /// The workspace that is checked.
-struct Workspace {
+pub(crate) struct Workspace {
     root: PathBuf,
 }
 
 impl Workspace {
-    fn here() -> Self {
+    /// The one that xtask is in.
+    pub(crate) fn here() -> Self {
         // What cargo says now, not when xtask was compiled: the directory may have moved.
         let xtask = env::var_os("CARGO_MANIFEST_DIR")
             .unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));
@@ -89,8 +92,27 @@ impl Workspace {
         Self { root: xtask.parent().map_or_else(|| xtask.clone(), Path::to_path_buf) }
     }
 
+    /// Its directory.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The version of all its packages.
+    ///
+    /// # Errors
+    ///
+    /// Its manifest says none.
+    pub(crate) fn version(&self) -> Result<String> {
+        let manifest = std::fs::read_to_string(self.root.join("Cargo.toml"))?;
+        let line = manifest.lines().find_map(|line| line.strip_prefix("version = "));
+        match line {
+            Some(version) => Ok(version.trim_matches('"').to_owned()),
+            None => bail!("Cargo.toml does not say the version"),
+        }
+    }
+
     /// cargo, in the workspace.
-    fn cargo(&self) -> Command {
+    pub(crate) fn cargo(&self) -> Command {
         let mut cargo = cargo();
         cargo.current_dir(&self.root);
         cargo

@@ -29,8 +29,8 @@ use xtask::testbed::{
 use crate::setup;
 
 use probes::Probe;
-pub(crate) use product::build;
 use product::{Hook, Product};
+pub(crate) use product::{build, build_with};
 use report::{Report, Row, Seen};
 use topology::{Topology, Way};
 

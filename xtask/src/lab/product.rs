@@ -108,8 +108,17 @@ pub(super) struct ReasonCounter {
 /// Builds the binary and gives its path. As the tests build it: the BPF programs are always
 /// optimised, and what runs in user space is not what the lab measures.
 pub(crate) fn build() -> Result<PathBuf> {
+    build_with("dev")
+}
+
+/// The same, with a profile of cargo.
+///
+/// # Errors
+///
+/// It does not build.
+pub(crate) fn build_with(profile: &str) -> Result<PathBuf> {
     let mut child = cargo()
-        .args(["build", "--package", "gateway-user", "--bin", "breakout365"])
+        .args(["build", "--package", "gateway-user", "--bin", "breakout365", "--profile", profile])
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
         .spawn()

@@ -23,7 +23,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::process::Failed;
 use apt::Apt;
 use compiler::Source;
-pub(crate) use tools::{cargo_deny, cargo_fuzz, emulator};
+pub(crate) use tools::{
+    cargo_deb, cargo_deny, cargo_fuzz, cargo_generate_rpm, emulator, packaging, system_image,
+};
 
 /// What `cargo xtask setup` can be told.
 #[derive(Debug, Default, clap::Args)]

@@ -21,9 +21,13 @@ const CARGO_DENY: Tool =
     Tool { name: "cargo-deny", version: "0.20.2", reason: "checks licences and sources" };
 const CARGO_FUZZ: Tool =
     Tool { name: "cargo-fuzz", version: "0.13.2", reason: "builds and runs fuzz targets" };
+const CARGO_DEB: Tool =
+    Tool { name: "cargo-deb", version: "3.8.0", reason: "writes Debian packages" };
+const CARGO_GENERATE_RPM: Tool =
+    Tool { name: "cargo-generate-rpm", version: "0.21.1", reason: "writes RPMs" };
 
 /// Commands and files, the Debian package each is in, and what for.
-const SYSTEM: [(&str, &str, &str); 11] = [
+const SYSTEM: [(&str, &str, &str); 13] = [
     ("git", "git", "checks look at what is committed"),
     ("ip", "iproute2", "tests and lab build networks"),
     ("tc", "iproute2", "tests and lab look at hooks"),
@@ -35,11 +39,19 @@ const SYSTEM: [(&str, &str, &str); 11] = [
     ("squid", "squid", "a test loads an export"),
     ("bird", "bird2", "a test loads an export"),
     ("prometheus", "prometheus", "a test scrapes the exporter and runs its rules"),
+    ("systemd-analyze", "systemd", "a check scores the services"),
     (PACPARSER, "python3-pacparser", "a test evaluates an export"),
 ];
 const EMULATOR: [(&str, &str, &str); 2] = [
     ("qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
     ("busybox", "busybox-static", "is all else that runs under them"),
+];
+const SYSTEM_IMAGE: [(&str, &str, &str); 1] =
+    [("debootstrap", "debootstrap", "makes the system that is booted")];
+const PACKAGING: [(&str, &str, &str); 3] = [
+    ("dpkg-shlibdeps", "dpkg-dev", "knows which libraries a package depends on"),
+    ("lintian", "lintian", "finds faults of Debian packages"),
+    ("rpm", "rpm", "reads RPMs"),
 ];
 /// Not a command, but what Debian's Python finds.
 const PACPARSER: &str = "/usr/lib/python3/dist-packages/pacparser/__init__.py";
@@ -84,7 +96,53 @@ pub(crate) fn cargo_fuzz() -> Result<PathBuf> {
 ///
 /// Something is missing and cannot be installed from here.
 pub(crate) fn emulator() -> Result<()> {
-    let missing = || EMULATOR.iter().filter(|(program, ..)| find(program).is_none());
+    on_request(&EMULATOR, "cannot boot other kernels")
+}
+
+/// What makes a whole system to boot, installed when it is asked for.
+///
+/// # Errors
+///
+/// Something is missing and cannot be installed from here.
+pub(crate) fn system_image() -> Result<()> {
+    on_request(&SYSTEM_IMAGE, "cannot make a Debian to boot")
+}
+
+/// What looks at packages, installed when it is asked for.
+///
+/// # Errors
+///
+/// Something is missing and cannot be installed from here.
+pub(crate) fn packaging() -> Result<()> {
+    on_request(&PACKAGING, "cannot check packages")
+}
+
+/// cargo-deb, installed when it is asked for.
+///
+/// # Errors
+///
+/// It cannot be installed.
+pub(crate) fn cargo_deb() -> Result<PathBuf> {
+    packager(&CARGO_DEB)
+}
+
+/// cargo-generate-rpm, installed when it is asked for.
+///
+/// # Errors
+///
+/// It cannot be installed.
+pub(crate) fn cargo_generate_rpm() -> Result<PathBuf> {
+    packager(&CARGO_GENERATE_RPM)
+}
+
+fn packager(tool: &Tool) -> Result<PathBuf> {
+    let cache = cache_dir()?;
+    tool.ensure(&cache)?;
+    Ok(tool.program(&cache))
+}
+
+fn on_request(wanted: &[(&str, &str, &str)], without: &str) -> Result<()> {
+    let missing = || wanted.iter().filter(|(program, ..)| find(program).is_none());
     let packages: Vec<_> = missing().map(|(_, package, _)| *package).collect();
     if packages.is_empty() {
         return Ok(());
@@ -94,7 +152,7 @@ pub(crate) fn emulator() -> Result<()> {
     }
     if let Err(failed) = Apt::default().install(&packages) {
         show(&failed);
-        bail!("cannot boot other kernels: install {} by hand, as root", packages.join(" "));
+        bail!("{without}: install {} by hand, as root", packages.join(" "));
     }
     Ok(())
 }

@@ -50,6 +50,15 @@ pub(super) fn kernel(series: Series, directory: &Path) -> Result<Kernel> {
     Kernel::find(&unpacked)
 }
 
+/// Where this machine's packages come from.
+///
+/// # Errors
+///
+/// apt has no source of Debian's.
+pub(super) fn mirror() -> Result<String> {
+    Ok(Archive::of_this_machine()?.main)
+}
+
 /// Debian's archive, as addresses.
 #[derive(Debug)]
 struct Archive {
@@ -67,7 +76,7 @@ impl Archive {
             "Created-By: Packages",
         ]))?;
         let labelled = |label: &str| {
-            let mut addresses = printed.stdout.lines().filter_map(|line| line.split_once(' '));
+            let mut addresses = printed.stdout.lines().filter_map(|line| line.rsplit_once(' '));
             addresses.find(|(of, _)| *of == label).map(|(_, address)| address.to_owned())
         };
         let main =

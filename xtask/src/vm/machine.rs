@@ -9,8 +9,6 @@ use xtask::testbed::{Interrupt, Process};
 
 use crate::process::command;
 
-/// Memory of the guest.
-const MEMORY: &str = "512M";
 /// How often somebody who wants this to end is listened to.
 const ATTENTION: Duration = Duration::from_millis(500);
 
@@ -23,6 +21,8 @@ pub(super) struct Boot<'a> {
     pub(super) initramfs: &'a Path,
     /// A `name=value` for init's environment.
     pub(super) parameter: String,
+    /// How much memory it has, as qemu reads it.
+    pub(super) memory: &'a str,
     /// Gets all that the guest says.
     pub(super) log: &'a Path,
 }
@@ -41,7 +41,7 @@ impl Boot<'_> {
         // Emulated, also where there is hardware for it: the same everywhere. In one thread,
         // because a kernel that patches its code while another CPU runs it now and then met its
         // own breakpoint otherwise.
-        qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", MEMORY])
+        qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", self.memory])
             .args(["-nographic", "-no-reboot", "-nic", "none"])
             .arg("-kernel")
             .arg(self.kernel)

@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: the product under kernels that this machine does not run.
+//! `cargo xtask vm`: the product under kernels and a service manager that this machine does not run.
 
 mod archive;
 mod console;
@@ -6,6 +6,7 @@ mod image;
 mod machine;
 mod report;
 mod series;
+mod systemd;
 
 use std::env::consts::ARCH;
 use std::fs;
@@ -28,6 +29,8 @@ use series::Series;
 pub(crate) enum Verb {
     /// Boot Debian's kernels in an emulator, and load, attach, ask and take down there
     Kernels(Options),
+    /// Boot Debian 12 in an emulator, and install, run, upgrade and remove the package there
+    Systemd(systemd::Options),
 }
 
 /// Options of `cargo xtask vm kernels`.
@@ -42,17 +45,32 @@ pub(crate) struct Options {
     timeout: u64,
 }
 
+/// Memory of a guest that is busybox and the product.
+const MEMORY: &str = "512M";
+
+/// Runs what was asked for.
+///
+/// # Errors
+///
+/// Something does not hold there, or cannot be tried.
+pub(crate) fn run(verb: &Verb) -> Result<()> {
+    if ARCH != "x86_64" {
+        bail!("kernels are fetched and emulated for x86-64 only, and this is {ARCH}");
+    }
+    emulator()?;
+    match verb {
+        Verb::Kernels(options) => kernels(options),
+        Verb::Systemd(options) => systemd::run_trial(options),
+    }
+}
+
 /// Boots each kernel, one after the other, and says what came of it. One that cannot be had is
 /// skipped.
 ///
 /// # Errors
 ///
 /// The product does not work under a kernel, or there was none to try.
-pub(crate) fn run(Verb::Kernels(options): &Verb) -> Result<()> {
-    if ARCH != "x86_64" {
-        bail!("kernels are fetched and emulated for x86-64 only, and this is {ARCH}");
-    }
-    emulator()?;
+fn kernels(options: &Options) -> Result<()> {
     step("building breakout365");
     let binary = lab::build()?;
     let cache = cache_dir()?.join("vm");
@@ -94,6 +112,7 @@ impl Trial<'_> {
             kernel: &kernel.image,
             initramfs: &initramfs,
             parameter: format!("tc={}", self.series.tc()),
+            memory: MEMORY,
             log: &log,
         };
         boot.run(limit, interrupt)?;

@@ -1,0 +1,286 @@
+#!/bin/bash
+# A gateway under a real systemd: the package is installed, run, killed, hung, upgraded and removed
+# while a client sends without pause, and lines for the host begin with "vm: ".
+
+checks=0
+failed=0
+phase=start
+config=/etc/breakout365/config.toml
+pins=/sys/fs/bpf/breakout365
+unit=breakout365.service
+
+say() {
+    echo "vm: $*"
+}
+
+# NAME COMMAND...: whether the command succeeds. What it printed is one line.
+check() {
+    name=$1
+    shift
+    checks=$((checks + 1))
+    if said=$("$@" 2>&1); then
+        say "ok $phase: $name"
+    else
+        failed=$((failed + 1))
+        say "FAILED $phase: $name:" $said
+        return 1
+    fi
+}
+
+finish() {
+    if [ $failed != 0 ]; then
+        journalctl --no-pager --lines=60 --unit $unit
+    fi
+    say "end $checks checks, $failed failed"
+    systemctl poweroff --force --force
+}
+
+not() {
+    ! "$@"
+}
+
+is() {
+    echo "$1, and not $2"
+    [ "$1" = "$2" ]
+}
+
+# COMMAND...: whether it succeeds within a minute.
+soon() {
+    for _ in $(seq 120); do
+        "$@" >/dev/null 2>&1 && return
+        sleep 0.5
+    done
+    "$@"
+}
+
+property() {
+    systemctl show --value --property "$1" $unit
+}
+
+has() {
+    is "$(property "$1")" "$2"
+}
+
+pid() {
+    property MainPID
+}
+
+# Packets that came in, with and without the mark.
+count() {
+    nft list counter inet watch "$1" | sed -n 's/.*packets \([0-9]*\) .*/\1/p'
+}
+
+marks() {
+    local before
+    before=$(count direct)
+    sleep 1
+    [ "$(count direct)" -gt "$before" ]
+}
+
+# No packet went unmarked since the last call of `from_here`.
+from_here() {
+    unmarked=$(count none)
+}
+
+without_gap() {
+    marks && is "$(count none)" "$unmarked"
+}
+
+capabilities() {
+    grep -E 'Cap(Eff|Prm|Bnd|Amb):' "/proc/$(pid)/status"
+    # CAP_NET_ADMIN 12, CAP_PERFMON 38, CAP_BPF 39.
+    is "$(sed -n 's/Cap\(Eff\|Prm\|Bnd\|Amb\):\t//p' "/proc/$(pid)/status" | sort -u)" 000000c000001000
+}
+
+user_of() {
+    ps -o user:32= -p "$1"
+}
+
+egress() {
+    ip rule show | grep -q '^365:' && ip rule show | grep -q '^366:' &&
+        nft list table inet breakout365
+}
+
+another_pid() {
+    now=$(pid)
+    [ "$now" != 0 ] && [ "$now" != "$old" ] && has ActiveState active
+}
+
+network() {
+    ip netns add client
+    ip link add lan0 type veth peer name eth0 netns client
+    ip link add wan0 type veth peer name wan1
+    ip address add 192.0.2.1/24 dev lan0
+    ip address add 198.51.100.2/24 dev wan0
+    ip link set lan0 up
+    ip link set wan0 up
+    ip link set wan1 up
+    ip -n client address add 192.0.2.2/24 dev eth0
+    ip -n client link set eth0 up
+    ip -n client route add default via 192.0.2.1
+    # Before conntrack, and only what the client sends. Nothing of it has to arrive anywhere.
+    nft -f - <<EOF
+table inet watch {
+    counter direct { }
+    counter none { }
+    chain seen {
+        type filter hook prerouting priority -310
+        ip saddr 192.0.2.2 udp dport 443 meta mark & 0x01000000 != 0 counter name direct
+        ip saddr 192.0.2.2 udp dport 443 meta mark & 0x01000000 == 0 counter name none
+    }
+}
+EOF
+    ip netns exec client bash -c '
+        exec 3<>/dev/udp/40.96.0.1/443
+        while :; do echo packet >&3; sleep 0.02; done' >/dev/null 2>&1 &
+}
+
+configure() {
+    cat >$config <<EOF
+version = 1
+[[interface]]
+name = "lan0"
+[egress]
+interface = "wan0"
+gateway4 = "198.51.100.1"
+$1
+EOF
+}
+
+say "kernel $(uname -r)"
+network
+
+phase=installed
+check "it installs" dpkg --install /packages/old.deb || finish
+check "it is not started by itself" has ActiveState inactive
+check "the configuration is there" test -s $config
+check "both users are there" getent passwd breakout365 breakout365-exporter
+check "the shipped configuration is understood" breakout365 policy show --config $config
+sed -i 's/^name = "lan0"/name = "absent0"/' $config
+check "a start without the interface fails" not systemctl start $unit
+systemctl stop $unit
+check "nothing is marked" is "$(count direct)" 0
+sed -i 's/^name = "absent0"/name = "lan0"/' $config
+check "the shipped configuration serves once the interface is named" systemctl start $unit
+check "it marks" marks
+systemctl stop $unit
+check "and is taken back by hand" breakout365 down
+
+phase=started
+configure ""
+check "it starts" systemctl enable --now $unit || finish
+check "it is ready only when it has published" breakout365 status
+check "status says what serves" bash -c "systemctl status $unit | grep 'generation 1, '"
+check "it marks" marks
+check "the way out is there" egress
+check "it has three capabilities" capabilities
+check "it is not root" is "$(user_of "$(pid)")" breakout365
+check "the pins are its own" is "$(stat -c '%U %a' $pins)" "breakout365 700"
+check "only root and its group may command it" is \
+    "$(stat -c '%G %a' /run/breakout365/control.sock)" "breakout365 660"
+check "it sees no other part of the BPF file system" is \
+    "$(nsenter --mount --target "$(pid)" ls /sys/fs/bpf)" breakout365
+
+phase=reload
+configure 'masquerade = true'
+from_here
+check "it reloads" systemctl reload $unit
+check "the new configuration serves" bash -c "breakout365 status --json | grep '\"generation\": *2'"
+echo nonsense >>$config
+check "a bad configuration fails the reload" not systemctl reload $unit
+check "what served goes on" has ActiveState active
+check "no packet went unmarked" without_gap
+configure 'masquerade = true'
+
+phase=killed
+old=$(pid)
+from_here
+kill -9 "$old"
+check "it is started again" soon another_pid
+check "no packet went unmarked" without_gap
+
+phase=restart
+old=$(pid)
+from_here
+check "it restarts" systemctl restart $unit
+check "it is another process" another_pid
+check "no packet went unmarked" without_gap
+
+phase=watchdog
+mkdir -p /run/systemd/system/$unit.d
+printf '[Service]\nWatchdogSec=8s\n' >/run/systemd/system/$unit.d/watchdog.conf
+systemctl daemon-reload
+systemctl restart $unit
+sleep 12
+check "it is left alone while it works" has NRestarts 0
+old=$(pid)
+from_here
+kill -STOP "$old"
+check "it is started again when it hangs" soon another_pid
+check "no packet went unmarked" without_gap
+rm -r /run/systemd/system/$unit.d
+systemctl daemon-reload
+
+phase=upgrade
+old=$(pid)
+from_here
+check "it upgrades" dpkg --install --force-confold /packages/new.deb
+check "the new one runs" soon another_pid
+check "it is the new version" is \
+    "$(dpkg-query --show --showformat='${Version}' breakout365)" "$(cat /packages/new.version)"
+check "the operator's configuration stays" grep masquerade $config
+check "no packet went unmarked" without_gap
+
+phase=switch
+check "off" breakout365 off
+check "a restart leaves it off" systemctl restart $unit
+before=$(count direct)
+sleep 1
+check "nothing is marked" is "$(count direct)" "$before"
+check "on" breakout365 on
+check "it marks" marks
+
+phase=stopped
+from_here
+check "it stops" systemctl stop $unit
+check "what is published marks on" without_gap
+configure 'masquerade = true'
+sed -i '1a on-stop = "detach"' $config
+check "it starts again" systemctl start $unit
+check "it stops and takes back" systemctl stop $unit
+check "nothing is pinned" not ls $pins/current
+sed -i '/on-stop/d' $config
+check "and starts again" systemctl start $unit
+check "it marks" soon marks
+
+if breakout365 exporter --help >/dev/null 2>&1; then
+    phase=exporter
+    unit=breakout365-exporter.service
+    check "it starts" systemctl start $unit
+    check "it is not root" is "$(user_of "$(pid)")" breakout365-exporter
+    check "it has no capability" is \
+        "$(sed -n 's/Cap\(Eff\|Prm\|Bnd\|Amb\):\t//p' "/proc/$(pid)/status" | sort -u)" 0000000000000000
+    check "it answers" bash -c 'exec 3<>/dev/tcp/127.0.0.1/9365
+        printf "GET /metrics HTTP/1.0\r\n\r\n" >&3 && grep -q ^breakout365_ <&3'
+    unit=breakout365.service
+fi
+
+phase=removed
+check "it is removed" dpkg --remove breakout365
+check "nothing runs" not pgrep -x breakout365
+check "nothing is pinned" not test -e $pins
+check "no rule is left" not grep -E '^36[56]:' <(ip rule show)
+check "no table is left" not nft list table inet breakout365
+check "no socket is left" not test -e /run/breakout365
+before=$(count direct)
+sleep 1
+check "nothing is marked" is "$(count direct)" "$before"
+check "configuration and state stay" test -s $config -a -d /var/lib/breakout365
+
+phase=purged
+check "it is purged" dpkg --purge breakout365
+check "no state is left" not test -e /var/lib/breakout365
+check "no configuration is left" not test -e /etc/breakout365
+check "no unit is left" not systemctl cat $unit
+
+finish
