@@ -104,7 +104,7 @@ fn every_packet_that_is_drawn_is_what_was_sent_and_what_the_oracle_says_of_it() 
             assert!((whole - 1..=whole).contains(&traced.head.len()), "{traced:?}");
             assert_eq!(traced.head, sent[..traced.head.len()]);
         }
-        let first = &traced[0].packet;
+        let first = &records[0].packet;
         assert_eq!(first.destination, Some("40.96.0.0".parse().unwrap()));
         assert_eq!((first.destination_port, first.protocol), (Some(443), Some(6)));
         assert_eq!(tracer.lost().unwrap(), 0);
