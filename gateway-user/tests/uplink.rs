@@ -8,6 +8,7 @@ mod support;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::network::{
     DIRECT, EGRESS, Flow, INSPECTED, Network, UPLINK, config, default_routes, join,
@@ -99,6 +100,13 @@ fn goes_and_comes(
     assert_eq!(meanwhile.each_mut().map(Flow::ask), ["inspector"; 2], "only new flows");
 }
 
+/// Gives the uplink its carrier back.
+fn plug_in(network: &Network) {
+    network.direct.run("ip link set in0 up").unwrap();
+    network.direct.run("ip address replace fd36:2::2/64 dev in0 nodad").unwrap();
+    network.direct.ip(&default_routes(2, 1).replace("add", "replace")).unwrap();
+}
+
 #[test]
 fn a_lost_carrier_is_noticed_within_about_a_second_and_only_new_flows_go_direct_after_it() {
     let network = Network::new();
@@ -110,16 +118,62 @@ fn a_lost_carrier_is_noticed_within_about_a_second_and_only_new_flows_go_direct_
         let took = begin.elapsed();
         assert!(took < Duration::from_secs(3), "{took:?}");
     };
-    let mend = || {
-        network.direct.run("ip link set in0 up").unwrap();
-        network.direct.run("ip address replace fd36:2::2/64 dev in0 nodad").unwrap();
-        network.direct.ip(&default_routes(2, 1).replace("add", "replace")).unwrap();
-    };
-    goes_and_comes(&network, &product, "no_carrier", &fail, &mend);
+    goes_and_comes(&network, &product, "no_carrier", &fail, &|| plug_in(&network));
     let families = product.status()["daemon"]["egress"]["families"].clone();
     assert_eq!(families[0]["transitions"], 2, "{families}");
     let text = product.text(&["status"]);
     assert!(text.contains("\nuplink  IPv4 up since "), "{text}");
+    daemon.terminate();
+}
+
+#[test]
+fn a_carrier_that_flaps_is_held_down_longer_each_time_and_the_journal_has_each_change() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, EGRESS);
+    wait_for(&product, "up", None);
+    for (times, seconds) in [(1, 1), (2, 2), (3, 4)] {
+        network.direct.run("ip link set in0 down").unwrap();
+        wait_for(&product, "down", Some("no_carrier"));
+        let begin = Instant::now();
+        plug_in(&network);
+        daemon.wait_for_log("is up again", 2 * times);
+        let took = begin.elapsed();
+        assert!(took >= Duration::from_secs(seconds), "{took:?} after {times} falls");
+        assert!(daemon.log().contains("stays down: it came back a moment ago"), "{}", daemon.log());
+        network.assert_it_parts();
+    }
+    let told = product.json(&["feed", "history"])["entries"].clone();
+    let told = told.as_array().unwrap().iter().filter(|entry| entry["trigger"] == "uplink");
+    let told: Vec<_> = told.map(|entry| (&entry["outcome"], &entry["summary"])).collect();
+    let (down, up) = (Value::from("down"), Value::from("up"));
+    for (family, summary) in [("IPv4", "IPv4 by up0"), ("IPv6", "IPv6 by up0")] {
+        let of = told.iter().filter(|(_, it)| it.as_str().unwrap().starts_with(family));
+        let of: Vec<_> = of.copied().collect();
+        let (why, again) = (Value::from(format!("{summary}: no carrier")), Value::from(summary));
+        assert_eq!(of, [(&down, &why), (&up, &again)].repeat(3));
+    }
+    daemon.terminate();
+}
+
+#[test]
+fn what_is_counted_of_families_goes_on_over_reloads_without_a_way_out() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, EGRESS);
+    network.direct.run("ip link set in0 down").unwrap();
+    wait_for(&product, "down", Some("no_carrier"));
+    plug_in(&network);
+    wait_for(&product, "up", None);
+    network.gateway("ip rule del priority 366");
+    wait_until("it is put back", || product.status()["daemon"]["egress"]["put_back"] == 1);
+    for (egress, times) in [("", 2), (EGRESS, 3)] {
+        product.configure(&config(egress));
+        daemon.signal(Signal::SIGHUP);
+        daemon.wait_for_log("published", times);
+    }
+    wait_for(&product, "up", None);
+    let egress = product.status()["daemon"]["egress"].clone();
+    assert_eq!(egress["families"][1]["transitions"], 2, "{egress}");
+    assert_eq!(egress["put_back"], 1, "{egress}");
     daemon.terminate();
 }
 

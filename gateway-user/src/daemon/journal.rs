@@ -58,6 +58,8 @@ pub enum Trigger {
     SupportEnd,
     /// A person ended direct flows.
     Revoke,
+    /// A family of the uplink failed, or works again.
+    Uplink,
 }
 
 /// What became of it.
@@ -82,6 +84,10 @@ pub enum Outcome {
     Closed,
     /// Direct flows were ended.
     Revoked,
+    /// New flows of this family do not go direct.
+    Down,
+    /// They do again.
+    Up,
 }
 
 /// As in JSON.

@@ -136,6 +136,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     daemon.remember();
     // What came before the restart and was held.
     daemon.take_feed(Trigger::Start).await;
+    daemon.write_down_transitions();
     daemon.tell_service_manager();
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -176,6 +177,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
         }
+        daemon.write_down_transitions();
         daemon.tell_service_manager();
     }
     Box::pin(daemon.stop()).await

@@ -4,9 +4,10 @@
 use tracing::warn;
 
 use super::Daemon;
+use super::journal::{Entry, Outcome, Trigger};
 use crate::config::Config;
 use crate::datapath::attached;
-use crate::egress::Wanted;
+use crate::egress::{Transition, Wanted};
 use crate::exit::Failure;
 
 impl Daemon<'_> {
@@ -45,4 +46,22 @@ impl Daemon<'_> {
             );
         }
     }
+
+    /// Writes down which families of the uplink went down or came up.
+    pub(super) fn write_down_transitions(&mut self) {
+        let generation = self.serving.as_ref().map(|serving| serving.generation);
+        for transition in self.egress.news() {
+            self.write_down(&entry(&transition, generation));
+        }
+    }
+}
+
+fn entry(transition: &Transition, generation: Option<u64>) -> Entry {
+    let Transition { time, interface, family, fault } = transition;
+    let outcome = if fault.is_some() { Outcome::Down } else { Outcome::Up };
+    let summary = match fault {
+        Some(fault) => format!("{family} by {interface}: {fault}"),
+        None => format!("{family} by {interface}"),
+    };
+    Entry { summary: Some(summary), ..Entry::new(*time, Trigger::Uplink, outcome, generation) }
 }

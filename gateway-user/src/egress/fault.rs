@@ -23,6 +23,8 @@ pub(super) enum Fault {
     NotInPlace,
     /// Nobody answers beyond the next hop.
     ProbesFailed,
+    /// Link and next hop came back, and that has not lasted yet.
+    Settling,
 }
 
 impl Fault {
@@ -48,6 +50,7 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Settling => "settling",
             Self::NoInterface => "the interface is not there (`ip link`)",
             Self::SetDown => "the interface is set down",
             Self::NoCarrier => "no carrier",
@@ -67,6 +70,7 @@ pub(super) struct Link {
     /// Whether it is set up.
     pub(super) is_up: bool,
     /// Whether it is operational (`IFF_RUNNING`: carrier, or a driver that does not know).
+            Self::Settling => "it came back a moment ago",
     pub(super) is_running: bool,
 }
 

@@ -12,7 +12,7 @@ use super::flows::{Ended, Flow};
 use super::place::{Applied, Look, close, look};
 use super::probe::Prober;
 use super::routing::Family;
-use super::standing::Standings;
+use super::standing::{Standings, Transition};
 use super::take_back::take_back;
 use super::watch::Watch;
 use super::{EgressError, Wanted, reverse_path};
@@ -87,7 +87,7 @@ impl Keeper {
         self.prober = egress
             .health
             .as_ref()
-            .map(|health| Prober::start(wanted, health, standings.0.keys().copied()));
+            .map(|health| Prober::start(wanted, health, standings.families.keys().copied()));
         self.wanted = Some(wanted.clone());
         self.standings = standings;
         self.problem = None;
@@ -146,7 +146,7 @@ impl Keeper {
 
     async fn end_what_is_owed(&mut self) {
         let Some(wanted) = &self.wanted else { return };
-        let standings = self.standings.0.iter();
+        let standings = self.standings.families.iter();
         let owed = standings.filter(|(_, standing)| standing.owes).map(|(family, _)| *family);
         let owed: BTreeSet<Family> = owed.collect();
         if owed.is_empty() {
@@ -155,7 +155,7 @@ impl Keeper {
         match end(wanted, |flow| owed.contains(&flow.family())).await {
             Ok(ended) => {
                 info!("{} direct flows are ended, their uplink is down", ended.removed);
-                for standing in self.standings.0.values_mut() {
+                for standing in self.standings.families.values_mut() {
                     standing.owes = false;
                 }
                 self.count(DOWN, ended);
@@ -225,8 +225,12 @@ impl Keeper {
     ///
     /// Something of ours cannot be removed.
     pub async fn release(&mut self) -> Result<(), EgressError> {
-        let ended = std::mem::take(&mut self.ended);
-        *self = Self { ended, ..Self::default() };
+        *self = Self {
+            ended: std::mem::take(&mut self.ended),
+            put_back: self.put_back,
+            standings: self.standings.without_families(),
+            ..Self::default()
+        };
         let removed = take_back().await?;
         if !removed.is_nothing() {
             info!("rules, routes and nftables table of the direct uplink are taken back");
@@ -236,6 +240,11 @@ impl Keeper {
 
     /// For the observation.
     #[must_use]
+    /// The families that went down or came up since the last call.
+    pub fn news(&mut self) -> Vec<Transition> {
+        self.standings.news()
+    }
+
     pub fn state(&self) -> Option<EgressState> {
         let egress = &self.wanted.as_ref()?.egress;
         let hop = |family| self.hops.get(&family).copied();

@@ -5,7 +5,8 @@
 //! way out in place before anything is published, and back when somebody removes it.
 //!
 //! The uplink's health, family by family: `sight` sees link, next hop and neighbour, `fault` judges
-//! them; `probe` connects through it, `hysteresis` counts; `standing` holds the state that follows.
+//! them; `probe` connects through it, `hysteresis` counts, `hold` waits where nothing is probed;
+//! `standing` holds the state that follows.
 //! `flows` lists and removes conntrack entries of direct flows, `ending` has their rest reset,
 //! `nudge` makes a client speak that only waits.
 //!
@@ -19,6 +20,7 @@ mod error;
 mod fault;
 mod flows;
 mod hysteresis;
+mod hold;
 mod keeper;
 mod netlink;
 mod nft;
@@ -42,6 +44,7 @@ pub use rules::rules;
 pub use take_back::{Removed, take_back};
 
 use crate::config::{Config, Egress, Mark};
+pub use standing::Transition;
 
 /// What says, in `ip rule` and `ip route`, that a rule or route is ours. Of no routing daemon
 /// (iproute2's `rt_protos`, FRR's `rt_netlink.c`); 365 in eight bits.

@@ -58,7 +58,7 @@ pub(super) async fn look(
         hops: sight.next_hops(),
         ..Look::default()
     };
-    for (family, standing) in &standings.0 {
+    for (family, standing) in &standings.families {
         let fault = sight.fault(*family, standing.fault).or_else(|| standing.probed());
         look.faults.extend(fault.map(|fault| (*family, fault)));
     }
@@ -131,9 +131,9 @@ pub(super) async fn close(
 ) -> Result<BTreeMap<Family, Fault>, EgressError> {
     let lacking = match &applied.routing {
         Some(routing) => routing.lacking(&Netlink::open()?.see(Some(wanted.egress.table)).await?),
-        None => standings.0.keys().copied().collect(),
+        None => standings.families.keys().copied().collect(),
     };
-    let before = standings.0.iter();
+    let before = standings.families.iter();
     let before = before.filter_map(|(family, standing)| Some((*family, standing.fault?)));
     let lacking = lacking.into_iter().map(|family| (family, Fault::NotInPlace));
     let faults: BTreeMap<_, _> = lacking.chain(before).collect();

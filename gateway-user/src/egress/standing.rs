@@ -1,12 +1,13 @@
 //! How each family of the uplink stands, since when, and how often that changed.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tracing::{error, info};
 
 use super::fault::Fault;
+use super::hold::Hold;
 use super::hysteresis::Hysteresis;
 use super::probe::Round;
 use super::routing::Family;
@@ -22,17 +23,43 @@ pub(super) struct Standing {
     /// Its direct flows are still to be ended.
     pub(super) owes: bool,
     since: Timestamp,
-    transitions: u64,
     probes: Option<Hysteresis>,
+    /// Where no probe says when it is up.
+    hold: Hold,
     /// How long the last answer took.
     rtt: Option<Duration>,
+}
+
+/// What was counted of a family since the daemon started.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    transitions: u64,
     answered: u64,
     silent: u64,
 }
 
+/// A family went down or came up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// When.
+    pub time: Timestamp,
+    /// The direct uplink.
+    pub interface: String,
+    /// Which family.
+    pub family: Family,
+    /// Why it is down, in words; `None`, it is up.
+    pub fault: Option<String>,
+}
+
 /// The families that are to have a next hop.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Standings(pub(super) BTreeMap<Family, Standing>);
+pub(super) struct Standings {
+    pub(super) families: BTreeMap<Family, Standing>,
+    /// Also of families that are asked for no more, and may be again: counters never go back.
+    counts: BTreeMap<Family, Counts>,
+    /// What nobody has been told yet.
+    news: Vec<Transition>,
+}
 
 impl Standings {
     /// Those of another configuration: what is still asked for goes on counting. What `health` asks
@@ -40,27 +67,39 @@ impl Standings {
     pub(super) fn with(&self, egress: &Egress, is_same_health: bool) -> Self {
         let probes = egress.health.as_ref().map(Hysteresis::new);
         let families = next_hops(egress).into_keys().map(|family| {
-            let mut standing = self.0.get(&family).cloned().unwrap_or_else(Standing::new);
+            let mut standing = self.families.get(&family).cloned().unwrap_or_else(Standing::new);
             if !is_same_health {
                 standing.probes.clone_from(&probes);
             }
             (family, standing)
         });
-        Self(families.collect())
+        Self { families: families.collect(), ..self.without_families() }
+    }
+
+    /// Nothing is to have a next hop; what was counted, and what is to be told, stays.
+    pub(super) fn without_families(&self) -> Self {
+        let (counts, news) = (self.counts.clone(), self.news.clone());
+        Self { families: BTreeMap::new(), counts, news }
+    }
+
+    /// What went down or came up since the last call.
+    pub(super) fn news(&mut self) -> Vec<Transition> {
+        std::mem::take(&mut self.news)
     }
 
     /// Takes a round in; gives whether it changes a state.
     pub(super) fn note(&mut self, family: Family, round: Round) -> bool {
-        let Some(standing) = self.0.get_mut(&family) else { return false };
+        let Some(standing) = self.families.get_mut(&family) else { return false };
+        let counts = self.counts.entry(family).or_default();
         let is_good = match round {
             Round::Unasked => return false,
             Round::Answered(time) => {
                 standing.rtt = Some(time);
-                standing.answered = standing.answered.saturating_add(1);
+                counts.answered = counts.answered.saturating_add(1);
                 true
             }
             Round::Silent => {
-                standing.silent = standing.silent.saturating_add(1);
+                counts.silent = counts.silent.saturating_add(1);
                 false
             }
         };
@@ -70,7 +109,8 @@ impl Standings {
     /// Takes in why families are down now, those that are not in `faults` are up, and says what
     /// changes.
     pub(super) fn take(&mut self, egress: &Egress, faults: &BTreeMap<Family, Fault>) {
-        for (family, standing) in &mut self.0 {
+        let now = Instant::now();
+        for (family, standing) in &mut self.families {
             let fault = faults.get(family).copied();
             let before = std::mem::replace(&mut standing.fault, fault);
             let name = &egress.interface;
@@ -87,35 +127,53 @@ impl Standings {
                     standing.owes = true;
                     if let Some(probes) = &mut standing.probes {
                         probes.fell();
+                    } else {
+                        standing.hold.fell(now);
                     }
                 }
                 (Some(_), None) => {
                     info!("uplink {name}: {family} is up again: new flows go direct");
                     standing.owes = false;
+                    standing.hold.rose(now);
                 }
                 (Some(before), Some(fault)) if before != fault => {
                     info!("uplink {name}: {family} stays down: {fault}");
                 }
                 (None, None) | (Some(_), Some(_)) => {}
             }
+            if fault.is_some() {
+                standing.hold.note(fault == Some(Fault::Settling), now);
+            }
             if before.is_some() != fault.is_some() {
-                standing.transitions = standing.transitions.saturating_add(1);
+                let counts = self.counts.entry(*family).or_default();
+                counts.transitions = counts.transitions.saturating_add(1);
                 standing.since = Timestamp::now();
+                self.news.push(Transition {
+                    time: standing.since,
+                    interface: name.clone(),
+                    family: *family,
+                    fault: fault.map(|fault| fault.to_string()),
+                });
             }
         }
     }
 
     /// Whether something has no message when it comes right.
     pub(super) fn is_waiting(&self) -> bool {
-        self.0.values().any(|standing| {
+        self.families.values().any(|standing| {
             standing.owes
-                || matches!(standing.fault, Some(Fault::NextHopFailed | Fault::NotInPlace))
+                || matches!(
+                    standing.fault,
+                    Some(Fault::NextHopFailed | Fault::NotInPlace | Fault::Settling)
+                )
         })
     }
 
     /// For the observation.
     pub(super) fn states(&self) -> Vec<FamilyState> {
-        self.0.iter().map(|(family, standing)| standing.state(*family)).collect()
+        let counts = |family| self.counts.get(family).copied().unwrap_or_default();
+        let families = self.families.iter();
+        families.map(|(family, standing)| standing.state(*family, counts(family))).collect()
     }
 }
 
@@ -125,21 +183,22 @@ impl Standing {
             fault: None,
             owes: false,
             since: Timestamp::now(),
-            transitions: 0,
             probes: None,
+            hold: Hold::default(),
             rtt: None,
-            answered: 0,
-            silent: 0,
         }
     }
 
-    /// Why it is down by its probes.
+    /// Why it is down although link and next hop are there: its probes, or without them that these
+    /// came back a moment ago.
     pub(super) fn probed(&self) -> Option<Fault> {
-        let is_down = self.probes.as_ref().is_some_and(|probes| probes.is_up() == Some(false));
-        is_down.then_some(Fault::ProbesFailed)
+        match &self.probes {
+            Some(probes) => (probes.is_up() == Some(false)).then_some(Fault::ProbesFailed),
+            None => self.hold.holds(Instant::now()).then_some(Fault::Settling),
+        }
     }
 
-    fn state(&self, family: Family) -> FamilyState {
+    fn state(&self, family: Family, counts: Counts) -> FamilyState {
         let is_known = self.probes.as_ref().is_none_or(|probes| probes.is_up().is_some());
         let state = match self.fault {
             Some(_) => "down",
@@ -151,10 +210,10 @@ impl Standing {
             state: state.to_owned(),
             reason: self.fault.map(|fault| fault.name().to_owned()),
             since: self.since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            transitions: self.transitions,
+            transitions: counts.transitions,
             probe_rtt_seconds: self.rtt.map(|rtt| rtt.as_secs_f64()),
-            probes_answered: self.answered,
-            probes_failed: self.silent,
+            probes_answered: counts.answered,
+            probes_failed: counts.silent,
         }
     }
 }
