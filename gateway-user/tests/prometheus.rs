@@ -8,6 +8,7 @@ mod support;
 
 use std::fs;
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -76,11 +77,15 @@ fn a_real_prometheus_scrapes_it_exactly_over_swaps_and_answers_the_dashboard() {
     {
         site.gateway.run(line).unwrap();
     }
+    site.client.run("ip address add 198.51.100.1/24 dev eth9").unwrap();
+    let _answers_probes =
+        site.client.enter(|| TcpListener::bind("198.51.100.1:443")).unwrap().unwrap();
     let stage = Stage::new(&site, serving(FIRST, &base()));
     stage.configure(
         "",
         "[guards]\nallow = [\"version_back\", \"prefixes_leaving\", \"space_leaving\"]\n[egress]\n\
-         interface = \"wan0\"\ngateway4 = \"198.51.100.1\"",
+         interface = \"wan0\"\ngateway4 = \"198.51.100.1\"\n[egress.health]\nprobes = \
+         [\"198.51.100.1:443\"]\ninterval = \"1s\"",
     );
     let daemon = stage.product.start();
     stage.wait_for_version(FIRST);
@@ -145,6 +150,10 @@ fn a_real_prometheus_scrapes_it_exactly_over_swaps_and_answers_the_dashboard() {
     }
     assert_eq!(number(&site.gateway, "breakout365_feed_version"), Some(2_026_083_102.0));
     assert_eq!(number(&site.gateway, "breakout365_egress_up"), Some(1.0));
+    assert_eq!(number(&site.gateway, "breakout365_uplink_up{family=\"ipv4\"}"), Some(1.0));
+    assert_eq!(query(&site.gateway, "breakout365_uplink_down_reason == 1"), Vec::<Value>::new());
+    let rtt = number(&site.gateway, "breakout365_uplink_probe_rtt_seconds").unwrap();
+    assert!((0.0..2.0).contains(&rtt), "{rtt}");
 
     let rules = get(&site.gateway, PROMETHEUS, "/api/v1/rules", "").unwrap();
     let rules: Value = serde_json::from_str(&rules.body).unwrap();

@@ -28,6 +28,18 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// All of them.
+    pub(super) const ALL: [Self; 8] = [
+        Self::NoInterface,
+        Self::SetDown,
+        Self::NoCarrier,
+        Self::NoNextHop,
+        Self::NextHopFailed,
+        Self::NotInPlace,
+        Self::ProbesFailed,
+        Self::Settling,
+    ];
+
     /// Its name in JSON; stable.
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -38,6 +50,7 @@ impl Fault {
             Self::NextHopFailed => "next_hop_failed",
             Self::NotInPlace => "not_in_place",
             Self::ProbesFailed => "probes_failed",
+            Self::Settling => "settling",
         }
     }
 
@@ -50,7 +63,6 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Settling => "settling",
             Self::NoInterface => "the interface is not there (`ip link`)",
             Self::SetDown => "the interface is set down",
             Self::NoCarrier => "no carrier",
@@ -58,6 +70,7 @@ impl fmt::Display for Fault {
             Self::NextHopFailed => "the next hop does not answer (`ip neighbour`)",
             Self::NotInPlace => "its rules and route cannot be put in place",
             Self::ProbesFailed => "no probe is answered",
+            Self::Settling => "it came back a moment ago",
         })
     }
 }
@@ -70,7 +83,6 @@ pub(super) struct Link {
     /// Whether it is set up.
     pub(super) is_up: bool,
     /// Whether it is operational (`IFF_RUNNING`: carrier, or a driver that does not know).
-            Self::Settling => "it came back a moment ago",
     pub(super) is_running: bool,
 }
 

@@ -23,6 +23,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Why flows were ended.
 const DOWN: &str = "uplink_down";
 const REVOKED: &str = "revoked";
+/// All of them, ascending.
+pub(crate) const ENDED_BY: [&str; 2] = [REVOKED, DOWN];
 
 /// The way out of one daemon.
 #[derive(Default)]
@@ -238,13 +240,13 @@ impl Keeper {
         Ok(())
     }
 
-    /// For the observation.
-    #[must_use]
     /// The families that went down or came up since the last call.
     pub fn news(&mut self) -> Vec<Transition> {
         self.standings.news()
     }
 
+    /// For the observation.
+    #[must_use]
     pub fn state(&self) -> Option<EgressState> {
         let egress = &self.wanted.as_ref()?.egress;
         let hop = |family| self.hops.get(&family).copied();

@@ -40,6 +40,7 @@ pub use error::EgressError;
 pub use flows::Flow;
 pub use keeper::Keeper;
 pub use routing::Family;
+pub(crate) use keeper::ENDED_BY;
 pub use rules::rules;
 pub use take_back::{Removed, take_back};
 
@@ -52,6 +53,11 @@ pub const PROTOCOL: u8 = 109;
 
 /// What a configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+/// Every reason why a family is down, as the observation has it.
+pub(crate) fn faults() -> impl Iterator<Item = &'static str> {
+    fault::Fault::ALL.into_iter().map(fault::Fault::name)
+}
+
 pub struct Wanted {
     /// The uplink and how to get there.
     pub egress: Egress,

@@ -4,6 +4,7 @@
 //! labels have as many values as the configuration, the feed and this code have names.
 
 mod catalogue;
+mod uplink;
 
 use jiff::Timestamp;
 

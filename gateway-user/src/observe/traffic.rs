@@ -33,6 +33,9 @@ pub struct Traffic {
     /// What came of checking proposals of XDP.
     #[serde(default)]
     pub self_check: SelfCheck,
+    /// Packets that were drawn for `trace` and found no room.
+    #[serde(default)]
+    pub trace_lost: Count,
     /// What the programs have run; empty unless `kernel.bpf_stats_enabled` is set.
     #[serde(default)]
     pub programs: Vec<ProgramTime>,
@@ -196,6 +199,7 @@ impl Traffic {
             own: own.collect(),
             metadata_accepted: all.tc_behind_xdp.metadata_accepted().into(),
             self_check: SelfCheck::of_generation(&all),
+            trace_lost: all.decided().plus(&all.tc_behind_xdp).trace_lost().into(),
             programs: programs.collect(),
         };
         // Puts the lists in order, and equal keys together.
@@ -235,6 +239,7 @@ impl Traffic {
             ),
             metadata_accepted: self.metadata_accepted.plus(other.metadata_accepted),
             self_check: self.self_check.plus(other.self_check),
+            trace_lost: self.trace_lost.plus(other.trace_lost),
             programs: merge(
                 &self.programs,
                 &other.programs,
@@ -326,6 +331,7 @@ mod tests {
             own: vec![OwnTraffic { name: "lab".to_owned(), count: count(7) }],
             metadata_accepted: count(4),
             self_check: SelfCheck { checked: 9, disagreed: 1 },
+            trace_lost: count(2),
             programs: vec![ProgramTime { program: "b365_tc".into(), nanoseconds: 50, runs: 5 }],
         };
         let other = Traffic {
@@ -335,6 +341,7 @@ mod tests {
             own: vec![],
             metadata_accepted: count(1),
             self_check: SelfCheck { checked: 1, disagreed: 0 },
+            trace_lost: count(3),
             programs: vec![ProgramTime { program: "b365_tc".into(), nanoseconds: 7, runs: 1 }],
         };
         let sum = one.plus(&other);
@@ -354,6 +361,7 @@ mod tests {
         assert_eq!(sum.sets, [set(1, "Optimize", 6), set(2, "Allow", 6), set(2, "Optimize", 8)]);
         assert_eq!((sum.own[0].count, sum.metadata_accepted), (count(7), count(5)));
         assert_eq!(sum.self_check, SelfCheck { checked: 10, disagreed: 1 });
+        assert_eq!(sum.trace_lost, count(5));
         assert_eq!((sum.programs[0].nanoseconds, sum.programs[0].runs), (57, 6));
         assert_eq!(sum.reason(Reason::Matched), count(1 + 10 + 3 + 100));
         assert_eq!(Traffic::default().plus(&sum), sum);

@@ -4,7 +4,7 @@ use gateway_common::Verdict;
 
 use super::Kind::{Counter, Gauge};
 use super::Source::{Daemon, Exporter};
-use super::{Sample, Series, Value};
+use super::{Sample, Series, Value, uplink};
 use crate::config::Mode;
 use crate::observe::{Carrier, Count, Observation, verdict_of};
 
@@ -114,6 +114,27 @@ pub static SERIES: &[Series] = &[
             };
             hooks.map(sample).collect()
         }),
+    },
+    Series {
+        name: "breakout365_self_checked_packets_total",
+        kind: Counter,
+        labels: &[],
+        help: "Proposals of XDP that tc checked by classifying the packet itself (self-check).",
+        read: Daemon(|state| vec![Sample::whole(state.traffic.self_check.checked)]),
+    },
+    Series {
+        name: "breakout365_self_check_disagreed_packets_total",
+        kind: Counter,
+        labels: &[],
+        help: "Proposals of XDP that tc checked and would not have made; these packets were inspected.",
+        read: Daemon(|state| vec![Sample::whole(state.traffic.self_check.disagreed)]),
+    },
+    Series {
+        name: "breakout365_trace_lost_packets_total",
+        kind: Counter,
+        labels: &[],
+        help: "Packets that were drawn for `breakout365 trace` and found no room; they went their way as all others.",
+        read: Daemon(|state| vec![Sample::whole(state.traffic.trace_lost.packets)]),
     },
     Series {
         name: "breakout365_generation",
@@ -385,6 +406,79 @@ pub static SERIES: &[Series] = &[
         help: "How often the daemon had to put something of the direct uplink back that somebody had removed.",
         read: Daemon(|state| {
             state.egress.iter().map(|egress| Sample::whole(egress.put_back)).collect()
+        }),
+    },
+    Series {
+        name: "breakout365_egress_info",
+        kind: Gauge,
+        labels: &["interface", "on_failure"],
+        help: "Always 1; the direct uplink, and what becomes of new flows while a family of it is down: inspect or block.",
+        read: Daemon(uplink::settings),
+    },
+    Series {
+        name: "breakout365_uplink_up",
+        kind: Gauge,
+        labels: &["interface", "family"],
+        help: "Whether new flows of a family (ipv4, ipv6) that is to have a next hop go direct; 1 also while no probe has said so yet.",
+        read: Daemon(uplink::up),
+    },
+    Series {
+        name: "breakout365_uplink_down_reason",
+        kind: Gauge,
+        labels: &["interface", "family", "reason"],
+        help: "Whether a family is down, by reason: no_interface, set_down, no_carrier, no_next_hop, next_hop_failed, not_in_place, probes_failed, settling.",
+        read: Daemon(uplink::reason),
+    },
+    Series {
+        name: "breakout365_uplink_since_timestamp_seconds",
+        kind: Gauge,
+        labels: &["interface", "family"],
+        help: "Since when a family is up or down.",
+        read: Daemon(uplink::since),
+    },
+    Series {
+        name: "breakout365_uplink_transitions_total",
+        kind: Counter,
+        labels: &["interface", "family"],
+        help: "How often a family went from up to down or back.",
+        read: Daemon(uplink::transitions),
+    },
+    Series {
+        name: "breakout365_uplink_probe_rounds_total",
+        kind: Counter,
+        labels: &["interface", "family", "outcome"],
+        help: "Rounds of probes: answered, or failed because nobody answered; 0 without [egress.health].",
+        read: Daemon(uplink::probes),
+    },
+    Series {
+        name: "breakout365_uplink_probe_rtt_seconds",
+        kind: Gauge,
+        labels: &["interface", "family"],
+        help: "How long the last answer to a probe took, a TCP handshake; absent before the first one.",
+        read: Daemon(uplink::rtt),
+    },
+    Series {
+        name: "breakout365_flows_ended_total",
+        kind: Counter,
+        labels: &["cause"],
+        help: "Direct flows that the daemon ended, by cause: uplink_down, revoked (by a person, or with the end of a support window).",
+        read: Daemon(uplink::flows_ended),
+    },
+    Series {
+        name: "breakout365_support_windows",
+        kind: Gauge,
+        labels: &[],
+        help: "Support windows that are open.",
+        read: Daemon(|state| vec![Sample::whole(length(&state.support))]),
+    },
+    Series {
+        name: "breakout365_support_last_end_timestamp_seconds",
+        kind: Gauge,
+        labels: &[],
+        help: "When the last of the open support windows is over; absent while none is open.",
+        read: Daemon(|state| {
+            // RFC 3339 in UTC, all of one length: the greatest text is the latest time.
+            Sample::time(state.support.iter().map(|window| window.until.as_str()).max())
         }),
     },
     Series {
