@@ -2,7 +2,8 @@
 //!
 //! `routing` and `ruleset` say, without a kernel, what is wanted and which steps lead there from
 //! what is seen; `netlink` and `nft` see and do. [`Keeper`] is what the daemon holds: it puts the
-//! way out in place before anything is published, and back when somebody removes it.
+//! way out in place before anything is published, and back when somebody removes it, of which `watch`
+//! and `nft_news` hear.
 //!
 //! The uplink's health, family by family: `sight` sees link, next hop and neighbour, `fault` judges
 //! them; `probe` connects through it, `hysteresis` counts, `hold` waits where nothing is probed;
@@ -19,11 +20,12 @@ mod ending;
 mod error;
 mod fault;
 mod flows;
-mod hysteresis;
 mod hold;
+mod hysteresis;
 mod keeper;
 mod netlink;
 mod nft;
+mod nft_news;
 mod nudge;
 mod place;
 mod probe;
@@ -38,26 +40,26 @@ mod watch;
 
 pub use error::EgressError;
 pub use flows::Flow;
+pub(crate) use keeper::ENDED_BY;
 pub use keeper::Keeper;
 pub use routing::Family;
-pub(crate) use keeper::ENDED_BY;
 pub use rules::rules;
+pub use standing::Transition;
 pub use take_back::{Removed, take_back};
 
 use crate::config::{Config, Egress, Mark};
-pub use standing::Transition;
 
 /// What says, in `ip rule` and `ip route`, that a rule or route is ours. Of no routing daemon
 /// (iproute2's `rt_protos`, FRR's `rt_netlink.c`); 365 in eight bits.
 pub const PROTOCOL: u8 = 109;
 
-/// What a configuration asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
 /// Every reason why a family is down, as the observation has it.
 pub(crate) fn faults() -> impl Iterator<Item = &'static str> {
     fault::Fault::ALL.into_iter().map(fault::Fault::name)
 }
 
+/// What a configuration asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// The uplink and how to get there.
     pub egress: Egress,

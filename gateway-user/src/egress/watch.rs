@@ -1,10 +1,10 @@
-//! News of rules, routes, and of the uplink's addresses and neighbours, over rtnetlink.
+//! News of rules, routes, of the uplink's addresses and neighbours, and of our nftables table.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, select};
 use futures_util::{FutureExt as _, StreamExt as _};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -14,8 +14,8 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::EgressError;
 use super::routing::is_our_route;
+use super::{EgressError, nft_news};
 
 /// Somebody who removes one of ours mostly removes them all.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -23,7 +23,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// A subscription to what may concern us.
 pub(super) struct Watch {
     messages: BoxStream<'static, ()>,
-    connection: JoinHandle<()>,
+    connections: [JoinHandle<()>; 2],
     /// Index of the uplink; zero, it is not there.
     uplink: Arc<AtomicU32>,
     /// When what was heard is told.
@@ -50,8 +50,9 @@ impl Watch {
             let concerns_us = concerns_us(&message, index.load(Ordering::Relaxed));
             std::future::ready(concerns_us.then_some(()))
         });
-        let (messages, connection) = (messages.boxed(), tokio::spawn(connection));
-        Ok(Self { messages, connection, uplink, due: None })
+        let (of_table, table) = nft_news::listen()?;
+        let messages = select(messages, of_table).boxed();
+        Ok(Self { messages, connections: [tokio::spawn(connection), table], uplink, due: None })
     }
 
     /// Hears from now on of the addresses, default routes and neighbours of this interface.
@@ -78,7 +79,9 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.connection.abort();
+        for connection in &self.connections {
+            connection.abort();
+        }
     }
 }
 
