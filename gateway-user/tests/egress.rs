@@ -64,13 +64,13 @@ fn a_flow_keeps_its_way_over_changes_of_the_table_restarts_and_kills() {
             flows.push(network.datagrams(to));
         }
         for flow in &mut flows {
-            assert_eq!(flow.ask(), way);
+            assert_eq!(flow.ask(), way, "{}", network.sight());
         }
         flows
     };
     let assert_they_keep = |flows: &mut Vec<Flow>, way: &str, after: &str| {
         for (number, flow) in flows.iter_mut().enumerate() {
-            assert_eq!(flow.ask(), way, "flow {number} after {after}");
+            assert_eq!(flow.ask(), way, "flow {number} after {after}: {}", network.sight());
         }
     };
     let mut direct = flows_of("direct");

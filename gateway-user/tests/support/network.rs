@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use xtask::testbed::{BpfFs, EchoServers, End, Namespace, Offloads, link};
 
 use super::product::{Product, with_hook};
-use super::{CLIENT, LAN, Site, wait_until};
+use super::{CLIENT, LAN, PATIENCE, Site, wait_until};
 
 /// The direct uplink of the gateway.
 pub(crate) const UPLINK: &str = "up0";
@@ -73,9 +72,9 @@ impl Network {
     /// A new TCP flow from the client; `None` where nobody answers.
     pub(crate) fn flow(&self, to: &str) -> Option<Flow> {
         let to: SocketAddr = to.parse().unwrap();
-        let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(2));
+        let connect = || TcpStream::connect_timeout(&to, PATIENCE);
         let stream = self.site.client.enter(connect).unwrap().ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Some(Flow::Tcp(stream))
     }
 
@@ -88,7 +87,7 @@ impl Network {
             socket
         };
         let socket = self.site.client.enter(open).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Flow::Udp(socket)
     }
 
@@ -101,17 +100,29 @@ impl Network {
     /// inspected.
     pub(crate) fn assert_it_parts(&self) {
         for to in DIRECT {
-            assert_eq!(self.way(to), "direct", "tcp {to}");
-            assert_eq!(self.datagrams(to).ask(), "direct", "udp {to}");
+            assert_eq!(self.way(to), "direct", "tcp {to}: {}", self.sight());
+            assert_eq!(self.datagrams(to).ask(), "direct", "udp {to}: {}", self.sight());
         }
         for to in INSPECTED {
-            assert_eq!(self.way(to), "inspector", "tcp {to}");
+            assert_eq!(self.way(to), "inspector", "tcp {to}: {}", self.sight());
         }
+    }
+
+    /// What a flow that nobody answers may have come to grief on.
+    pub(crate) fn sight(&self) -> String {
+        let hops = [&self.site.client, &self.site.gateway, &self.direct, &self.inspector];
+        let neighbours = hops.map(|hop| {
+            let seen = ["ip neigh", "ip -6 neigh", "ip -s link"].map(|it| hop.run(it).unwrap());
+            format!("\n{}:\n{}", hop.role(), seen.concat())
+        });
+        let gateway = ["cat /proc/net/nf_conntrack", "ip rule", "nft list ruleset"];
+        let gateway = gateway.map(|it| self.site.gateway.run(it).unwrap_or_default());
+        format!("{}\n{}", neighbours.concat(), gateway.join("\n"))
     }
 
     pub(crate) fn assert_all_is_inspected(&self) {
         for to in DIRECT.into_iter().chain(INSPECTED) {
-            assert_eq!(self.way(to), "inspector", "{to}");
+            assert_eq!(self.way(to), "inspector", "{to}: {}", self.sight());
         }
     }
 

@@ -170,6 +170,17 @@ impl<'a> Product<'a> {
     }
 }
 
+/// A test that fails tells what the daemon said.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(log) = fs::read_to_string(&self.log)
+        {
+            eprintln!("the daemon's log:\n{log}");
+        }
+    }
+}
+
 impl Daemon {
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
