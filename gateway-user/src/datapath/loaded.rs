@@ -18,7 +18,7 @@ use nix::net::if_::if_indextoname;
 
 use super::generation::{COUNTER_MAPS, MANIFEST, chain};
 use super::hook::Attached;
-use super::meter::{by_hook, open_counters};
+use super::meter::by_hook;
 use super::pins::LinkKind;
 use super::test_run::{RunOptions, run_xdp};
 use super::{DatapathError, Manifest, Pins, Probe, Program};
@@ -90,7 +90,7 @@ impl Loaded {
     /// A counter map cannot be read.
     pub fn counts_by_hook(&self) -> Result<BTreeMap<Option<String>, Counts>, DatapathError> {
         let [xdp, tc_behind_xdp, tc] =
-            COUNTER_MAPS.map(|name| open_counters(&self.directory.join(name)));
+            COUNTER_MAPS.map(|name| counter_map(&self.directory.join(name)));
         by_hook(&self.manifest, [&xdp?, &tc_behind_xdp?, &tc?])
     }
 
