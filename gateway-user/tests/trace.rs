@@ -273,7 +273,7 @@ fn a_tracer_that_is_killed_draws_nothing_after_its_lease() {
     let site = Site::new();
     let product = Product::new(&site, "auto");
     let daemon = product.start();
-    let mut tracer = product.spawn(&["trace", "--sample", "1"]);
+    let mut tracer = product.spawn(&["trace", "--sample", "1"], "trace.log");
     wait_until("it draws", || sampling(&site) == 1);
     tracer.signal(Signal::SIGKILL).unwrap();
     tracer.wait_for(PATIENCE).unwrap().unwrap();
