@@ -5,7 +5,7 @@
 //! are being switched, so its magic carries a layout version. And the control words, which all
 //! generations share: they are in [`crate::control`].
 
-use crate::{Decision, Reason, Verdict};
+use crate::{Decision, Fallback, Reason, Verdict};
 
 /// Where a first-level index or a block sends the look-up next, in 16 bits.
 ///
@@ -147,8 +147,21 @@ pub struct Counter {
 pub const COUNTER_METADATA_UNSUPPORTED: u32 = 18;
 /// Counter of packets that tc marked because XDP's proposal was in their metadata.
 pub const COUNTER_METADATA_ACCEPTED: u32 = 19;
+/// Counter of Direct packets that XDP sent out of the uplink itself.
+pub const COUNTER_REDIRECTED: u32 = 20;
+/// Counter of the first [`Fallback`]: Direct packets that XDP was to redirect and did not.
+pub const COUNTER_FIRST_FALLBACK: u32 = 21;
 /// Index of provenance group 0; the groups are the last counters of a hook.
-pub const COUNTER_FIRST_GROUP: u32 = 20;
+pub const COUNTER_FIRST_GROUP: u32 = 32;
+
+impl Fallback {
+    /// The counter of this cause.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        COUNTER_FIRST_FALLBACK.wrapping_add(self as u32)
+    }
+}
 
 impl Decision {
     /// The counter of this decision: below [`COUNTER_METADATA_UNSUPPORTED`] a [`Reason`], from
@@ -201,6 +214,7 @@ const _: () = {
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Metadata>() == 8);
     assert!(Reason::ALL.len() == COUNTER_METADATA_UNSUPPORTED as usize);
+    assert!(COUNTER_FIRST_FALLBACK as usize + Fallback::ALL.len() == COUNTER_FIRST_GROUP as usize);
 };
 
 #[cfg(test)]

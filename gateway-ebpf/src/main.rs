@@ -3,7 +3,9 @@
 //! Five entries share one classifier. `b365_xdp` and `b365_xdp_frags` put a proposal for tc in front of
 //! Direct packets; the second also takes packets of several buffers, which only native mode may.
 //! `b365_tc_xdp` turns the proposal into the mark, and like `b365_tc`, which stands alone,
-//! classifies by itself where there is none. `b365_explain` only answers. Nothing here drops or redirects a packet.
+//! classifies by itself where there is none. `b365_explain` only answers. Where the uplink can take
+//! frames and the operator wants it, `b365_xdp_frags` redirects Direct packets there. Nothing here drops
+//! a packet.
 
 #![no_std]
 #![no_main]
@@ -24,7 +26,9 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use context::{AskedPacket, Frame, SkbPacket, XdpFragsPacket, XdpPacket};
-use gateway_common::abi::{self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED};
+use gateway_common::abi::{
+    self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED, COUNTER_REDIRECTED,
+};
 use gateway_common::{Reason, Verdict};
 use maps::{Counters, GenerationTables};
 
@@ -37,7 +41,8 @@ fn b365_xdp(ctx: XdpContext) -> u32 {
 /// XDP for packets of one or more buffers (kernel 5.18).
 #[xdp(frags)]
 fn b365_xdp_frags(ctx: XdpContext) -> u32 {
-    propose(&ctx, &XdpFragsPacket(&ctx))
+    let packet = XdpFragsPacket(&ctx);
+    if maps::uplink() == 0 { propose(&ctx, &packet) } else { redirect_or_propose(&ctx, &packet) }
 }
 
 /// tc behind one of the XDP programs.
@@ -94,14 +99,37 @@ fn classify<P: Frame>(packet: &P) -> u32 {
 #[inline(always)]
 fn propose<P: Frame>(ctx: &XdpContext, packet: &P) -> u32 {
     match classify_and_count(packet, Counters::Xdp) {
-        Verdict::Direct => {
-            if !context::write_metadata(ctx) {
-                Counters::Xdp.add(COUNTER_METADATA_UNSUPPORTED, packet.length());
-            }
-        }
+        Verdict::Direct => propose_direct(ctx, packet),
         Verdict::Inspect => {}
     }
     XDP_PASS
+}
+
+#[inline(always)]
+fn propose_direct<P: Frame>(ctx: &XdpContext, packet: &P) {
+    if !context::write_metadata(ctx) {
+        Counters::Xdp.add(COUNTER_METADATA_UNSUPPORTED, packet.length());
+    }
+}
+
+/// What cannot be redirected is marked, as everywhere else.
+#[inline(always)]
+fn redirect_or_propose(ctx: &XdpContext, packet: &XdpFragsPacket<'_>) -> u32 {
+    match classify_and_count(packet, Counters::Xdp) {
+        Verdict::Direct => {}
+        Verdict::Inspect => return XDP_PASS,
+    }
+    match context::redirect(packet) {
+        Ok(action) => {
+            Counters::Xdp.add(COUNTER_REDIRECTED, packet.length());
+            action
+        }
+        Err(cause) => {
+            Counters::Xdp.add(cause.counter(), packet.length());
+            propose_direct(ctx, packet);
+            XDP_PASS
+        }
+    }
 }
 
 #[inline(always)]

@@ -22,6 +22,10 @@ static MARK_MASK: Global<u32> = Global::new(0);
 /// depends on it out of the program.
 #[unsafe(no_mangle)]
 static SCOPED: Global<u32> = Global::new(0);
+/// Index of the interface that Direct packets are redirected to; zero where they are marked only,
+/// and the verifier takes out what redirects.
+#[unsafe(no_mangle)]
+static UPLINK: Global<u32> = Global::new(0);
 // Laid out by the address word as it is in memory, see `Word::in_memory`. All zero is all miss: an object loaded without its index inspects everything.
 #[unsafe(no_mangle)]
 static INDEX_V4: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
@@ -46,6 +50,9 @@ static SOURCES_V6: LpmTrie<[u8; 16], u32, 1> = LpmTrie::new();
 /// Indexes of listed interfaces.
 #[btf_map]
 static INGRESS: HashMap<u32, u32, 1> = HashMap::new();
+/// MAC addresses of the interfaces that redirect, by index; the last two octets are zero.
+#[btf_map]
+static PORTS: HashMap<u32, [u8; 8], 1> = HashMap::new();
 #[btf_map]
 static COUNT_XDP: PerCpuArray<Counter, 1> = PerCpuArray::new();
 #[btf_map]
@@ -111,6 +118,21 @@ pub(crate) fn mark_value() -> u32 {
 #[inline(always)]
 pub(crate) fn mark_mask() -> u32 {
     MARK_MASK.load()
+}
+
+/// The interface that Direct packets are redirected to; zero where they are not.
+#[inline(always)]
+pub(crate) fn uplink() -> u32 {
+    UPLINK.load()
+}
+
+/// The MAC address of an interface that redirects.
+#[inline(always)]
+pub(crate) fn port_mac(ifindex: u32) -> Option<[Word; 3]> {
+    let mac = PORTS.get_ptr(ifindex)?;
+    // SAFETY: the pointer is to a value of the map, which nobody writes once it is published.
+    let [a, b, c, d, e, f, _, _] = unsafe { *mac };
+    Some([Word::new([a, b]), Word::new([c, d]), Word::new([e, f])])
 }
 
 /// The tables of the generation that this program belongs to, for one packet.

@@ -10,6 +10,7 @@ mod output;
 mod plan;
 pub mod plan_text;
 mod policy;
+mod redirecting;
 mod replay;
 mod run;
 mod status;

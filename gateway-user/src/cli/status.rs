@@ -9,6 +9,7 @@ use gateway_common::abi::Counter;
 use serde::Serialize;
 
 use super::output;
+use super::redirecting::Redirecting;
 use crate::config::Mode;
 use crate::datapath::{
     Attached, Control, Counts, DatapathError, FeedIdentity, Loaded, Manifest, Pins, Scope, attached,
@@ -42,6 +43,10 @@ struct Status {
     mark: MarkBits,
     /// `mark`, or `shadow`: nothing is marked.
     mode: Mode,
+    /// `redirect`, or `mark`: what becomes of direct packets.
+    action: &'static str,
+    /// Where XDP sends them; `None` where they are marked.
+    redirecting: Option<Redirecting>,
     prefixes: Prefixes,
     sources: Scope,
     hooks: Vec<Attached>,
@@ -214,6 +219,8 @@ fn status(
         feed: manifest.feed.clone(),
         mark: MarkBits { value: manifest.mark_value, mask: manifest.mark_mask },
         mode: manifest.mode,
+        action: if manifest.redirects_to.is_some() { "redirect" } else { "mark" },
+        redirecting: manifest.redirects_to.as_ref().map(|to| Redirecting::of(to, counts)),
         prefixes: Prefixes { ipv4: manifest.prefixes_v4, ipv6: manifest.prefixes_v6 },
         sources: manifest.sources.clone(),
         hooks: attached(pins)?,
@@ -247,6 +254,7 @@ fn text(status: &Status) -> String {
     if status.mode == Mode::Shadow {
         lines.push("mode    shadow: direct packets are counted, none is marked".to_owned());
     }
+    lines.extend(status.redirecting.as_ref().map(Redirecting::line));
     if status.sources != Scope::default() {
         lines.push(format!("sources {}", status.sources));
     }

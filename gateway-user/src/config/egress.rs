@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::validate::{Source, bad_interface_name};
-use super::{ConfigError, Interface, Mark};
+use super::{ConfigError, HookMode, Interface, Mark};
 
 /// The routing table of direct traffic.
 const TABLE: u32 = 365;
@@ -37,6 +37,19 @@ pub struct Egress {
     pub clamp_mss: bool,
     /// The bit of the connection mark that says a flow's way is decided; not in the mark's mask.
     pub decided: u32,
+    /// How Direct packets get to the uplink.
+    pub action: Action,
+}
+
+/// How Direct packets get to the uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// They are marked; rules, routes and netfilter do the rest.
+    #[default]
+    Mark,
+    /// XDP sends them there by itself, past netfilter; what it cannot send is marked.
+    Redirect,
 }
 
 /// `[egress]`.
@@ -52,6 +65,7 @@ pub(super) struct Spec {
     masquerade: bool,
     #[serde(default)]
     clamp_mss: bool,
+    action: Option<Spanned<Action>>,
 }
 
 /// What the section means; `decided` is from `[mark]`.
@@ -91,6 +105,7 @@ pub(super) fn egress(
         return Err(source.refuse(&section, "egress", problem));
     }
     let spec = section.into_inner();
+    let action = action(source, &spec, inside)?;
     let interface = uplink(source, spec.interface, inside)?;
     if let Some(at) = spec.gateway4.as_ref().filter(|at| !is_host4(*at.get_ref())) {
         let problem = format_args!("{} is no address of a next hop", at.get_ref());
@@ -118,7 +133,27 @@ pub(super) fn egress(
         masquerade: spec.masquerade,
         clamp_mss: spec.clamp_mss,
         decided,
+        action,
     }))
+}
+
+/// Redirecting is refused with whatever netfilter would have to do, and where no native XDP is.
+fn action(source: &Source<'_>, spec: &Spec, inside: &[Interface]) -> Result<Action, ConfigError> {
+    let Some(at) = spec.action.as_ref().filter(|at| *at.get_ref() == Action::Redirect) else {
+        return Ok(Action::Mark);
+    };
+    let without_xdp =
+        inside.iter().find(|one| matches!(one.hook, HookMode::Tc | HookMode::Generic));
+    let problem = if spec.masquerade {
+        "\"redirect\" passes netfilter by: no masquerade; use \"mark\"".to_owned()
+    } else if spec.clamp_mss {
+        "\"redirect\" passes netfilter by: no clamp-mss; use \"mark\"".to_owned()
+    } else if let Some(Interface { name, .. }) = without_xdp {
+        format!("\"redirect\" is for native XDP, which the hook of {name:?} is not; use \"mark\"")
+    } else {
+        return Ok(Action::Redirect);
+    };
+    Err(source.refuse(at, "egress.action", problem))
 }
 
 fn uplink(
@@ -185,6 +220,7 @@ mod tests {
             masquerade: false,
             clamp_mss: false,
             decided: 0x0200_0000,
+            action: Action::Mark,
         };
         let keys = "interface = \"wan0\"\ngateway4 = \"192.0.2.1\"\n";
         assert_eq!(parse(keys), Ok(Some(smallest.clone())));
@@ -201,6 +237,9 @@ mod tests {
             ..smallest
         };
         assert_eq!(parse(keys), Ok(Some(all)));
+        let keys = "interface = \"wan0\"\ngateway4 = \"192.0.2.1\"\naction = \"redirect\"\n";
+        let redirect = parse(keys).unwrap().unwrap();
+        assert_eq!(redirect.action, Action::Redirect);
     }
 
     #[test]
@@ -240,6 +279,21 @@ mod tests {
             (
                 format!("{wan}\n{hop}\npriority = 32765"),
                 "c.toml:7: egress.priority: 32765 is no priority from 1 to 32764",
+            ),
+            (
+                format!("{wan}\n{hop}\nmasquerade = true\naction = \"redirect\""),
+                "c.toml:8: egress.action: \"redirect\" passes netfilter by: no masquerade; use \"mark\"",
+            ),
+            (
+                format!("{wan}\n{hop}\nclamp-mss = true\naction = \"redirect\""),
+                "c.toml:8: egress.action: \"redirect\" passes netfilter by: no clamp-mss; use \"mark\"",
+            ),
+            (
+                format!(
+                    "{wan}\n{hop}\naction = \"redirect\"\n[[interface]]\nname = \"lan1\"\nhook = \"tc\""
+                ),
+                "c.toml:7: egress.action: \"redirect\" is for native XDP, which the hook of \"lan1\" is \
+                 not; use \"mark\"",
             ),
             (
                 format!("{wan}\n{hop}\n[mark]\nvalue = 0x02000000"),

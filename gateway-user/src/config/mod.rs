@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Guards;
 use crate::policy::Policy;
 
-pub use egress::Egress;
+pub use egress::{Action, Egress};
 pub use feed::{FeedOptions, FeedSource, HoldAdditions, Instance, OnStale, UnknownInstance};
 
 /// Where the configuration is when the command line does not say.

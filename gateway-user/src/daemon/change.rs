@@ -11,7 +11,7 @@ use super::packet_log::PacketLog;
 use super::revision::{ConfigText, Revision};
 use super::watch::FeedWatch;
 use super::{Daemon, hooks};
-use crate::datapath::bring_up;
+use crate::datapath::{Redirect, bring_up};
 use crate::exit::{Exit, Failure};
 use crate::feed::{FeedIdentity, Snapshot};
 use crate::plan::{self, GatewayNetworks, Plan, Refusal};
@@ -28,6 +28,8 @@ pub(super) struct Serving {
     pub(super) generation: u64,
     /// Whether everything is inspected because the feed is stale.
     pub(super) inspecting: bool,
+    /// Where it redirects to.
+    pub(super) redirect: Option<Redirect>,
 }
 
 /// What came of a wish.
@@ -204,10 +206,17 @@ impl Daemon<'_> {
         plan: Option<&Plan>,
         may_be_away: &BTreeSet<String>,
     ) -> Result<u64, Failure> {
-        let (hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
+        let (mut hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
         let inspecting = self.watch.wants_inspection();
-        let blueprint = revision.blueprint(inspecting);
+        let mut blueprint = revision.blueprint(inspecting);
         let way_before = self.egress.wanted().cloned();
+        blueprint.redirect = match self.redirect(&revision.config, &mut hooks).await {
+            Ok(redirect) => redirect,
+            Err(problem) => {
+                self.record_failure(trigger, Some(&revision), &problem.to_string());
+                return Err(problem.into());
+            }
+        };
         let published = match self.make_way_out(&revision.config).await {
             Ok(()) => {
                 bring_up(&self.lock, &blueprint, &hooks, &mut |_| Ok(())).map_err(Failure::from)
@@ -230,7 +239,9 @@ impl Daemon<'_> {
         self.interfaces = interfaces;
         (self.problem, self.failed) = (None, None);
         self.heartbeat.take(self.lock.pins());
-        let before = self.serving.replace(Serving { revision, generation, inspecting });
+        let redirect = blueprint.redirect;
+        let now = Serving { revision, generation, inspecting, redirect };
+        let before = self.serving.replace(now);
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.
         self.give_sign_of_life();

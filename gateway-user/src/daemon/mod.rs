@@ -2,7 +2,7 @@
 //!
 //! Packets are classified by what is pinned, whether it runs or not. Every change, an interface
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
-//! what becomes one, `way_out` makes the way for what it marks, `pending` and `trial` are what waits
+//! what becomes one, `way_out` makes the way for what it marks, `redirect` is whether XDP goes it alone, `pending` and `trial` are what waits
 //! for a person, `watch` asks the feed's source, `heartbeat` is the sign of life that packets go direct
 //! by, `control` and `observer` are the two sockets, `journal` is what is left to read.
 
@@ -15,6 +15,7 @@ mod links;
 mod observer;
 mod packet_log;
 mod pending;
+mod redirect;
 mod reply;
 mod revision;
 mod socket;
@@ -208,7 +209,8 @@ impl Daemon<'_> {
         }
     }
 
-    /// Publishes anew when an interface has come back, or come anew under its name.
+    /// Publishes anew when an interface has come back, or come anew under its name, or can be
+    /// redirected to again or no longer.
     async fn follow_interfaces(&mut self) {
         let mut came = false;
         for (name, index) in &mut self.interfaces {
@@ -223,10 +225,13 @@ impl Daemon<'_> {
                 Err(failure) => error!("{failure}"),
             }
         }
+        let came = came || self.redirect_has_changed().await;
         let Some(serving) = self.serving.as_ref().filter(|_| came) else { return };
         let (revision, away) = (serving.revision.clone(), self.may_be_away(None));
         if let Err(failure) = self.publish(revision, Trigger::Interface, None, &away).await {
-            error!("an interface came back, but cannot be attached: {failure}");
+            error!(
+                "an interface has changed, but what follows from that cannot be published: {failure}"
+            );
             self.problem = Some(failure.to_string());
         }
     }

@@ -161,6 +161,7 @@ impl Revision {
             sets,
             own,
             deadline: self.config.deadline,
+            redirect: None,
         }
     }
 }

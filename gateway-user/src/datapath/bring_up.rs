@@ -8,7 +8,7 @@ use gateway_common::Reason;
 use super::publish::{announce, publish};
 use super::{
     Attached, Control, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest,
-    OwnIdentity, Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
+    OwnIdentity, Redirect, Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
 };
 use crate::config::{Mark, Mode};
 use crate::policy::Table;
@@ -30,6 +30,8 @@ pub struct Blueprint {
     pub own: Vec<OwnIdentity>,
     /// How long packets go direct after the last [`Control::renew`]; `None` is without end.
     pub deadline: Option<Duration>,
+    /// Where Direct packets are redirected to; `None`, they are marked. In shadow, neither.
+    pub redirect: Option<Redirect>,
 }
 
 /// A generation that was just published.
@@ -102,7 +104,10 @@ fn under(
         prefixes: table.sources().prefixes.clone(),
         interfaces: listed.iter().map(|name| (name.clone(), indexes.get(name).copied())).collect(),
     };
-    let setting = Setting { mark: blueprint.mark, mode: blueprint.mode, ingress: indexes };
+    let redirect = blueprint.redirect.clone().filter(|_| blueprint.mode == Mode::Mark);
+    let uplink = redirect.as_ref().map(|redirect| redirect.name.clone());
+    let setting =
+        Setting { mark: blueprint.mark, mode: blueprint.mode, ingress: indexes, redirect };
     let mut generation = Generation::load_under(&path, table, setting)?;
     announce(before, &Step::SelfTest)?;
     let report = self_test(&mut generation, table)?;
@@ -120,6 +125,7 @@ fn under(
         prefixes_v6,
         sets: blueprint.sets.clone(),
         own: blueprint.own.clone(),
+        redirects_to: uplink,
         groups: table.groups().to_vec(),
         sources,
     };

@@ -10,8 +10,8 @@ use aya::{Ebpf, Pod};
 use gateway_common::abi::{BLOCK_ENTRIES, PortRange, PortSet};
 use ipnet::IpNet;
 
-use super::DatapathError;
 use super::generation::{chain, load};
+use super::{DatapathError, Redirect};
 use crate::policy::Table;
 
 /// Attempts at inserting a prefix while the kernel says ENOMEM. A fresh trie allocates its nodes
@@ -46,6 +46,15 @@ pub(super) fn fill(
     insert_all(ebpf, "TRIE_V6", v6(table.prefixes()))?;
     insert_all(ebpf, "SOURCES_V4", v4(sources(table)))?;
     insert_all(ebpf, "SOURCES_V6", v6(sources(table)))
+}
+
+/// Fills in the interfaces that redirect.
+pub(super) fn ports(ebpf: &mut Ebpf, redirect: Option<&Redirect>) -> Result<(), DatapathError> {
+    let mut ports: HashMap<_, u32, [u8; 8]> = map(ebpf, "PORTS")?;
+    for (index, mac) in redirect.map(Redirect::entries).unwrap_or_default() {
+        ports.insert(index, mac, 0).map_err(|error| failed("PORTS", &error))?;
+    }
+    Ok(())
 }
 
 /// Looks every prefix up: an insert that reported success is not trusted.

@@ -15,7 +15,7 @@ use gateway_common::control;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::{DatapathError, Manifest, fill};
+use super::{DatapathError, Manifest, Redirect, fill};
 use crate::config::{Mark, Mode};
 use crate::policy::Table;
 
@@ -78,6 +78,8 @@ pub struct Setting {
     pub mode: Mode,
     /// Indexes of the interfaces that the table's sources list, as far as they exist.
     pub ingress: BTreeMap<String, u32>,
+    /// Where Direct packets are redirected to; `None`, they are marked.
+    pub redirect: Option<Redirect>,
 }
 
 /// The default but for the mark.
@@ -127,6 +129,7 @@ impl Generation {
     ) -> Result<Self, DatapathError> {
         let mut generation = Self::load_empty(table, setting, control)?;
         fill::fill(&mut generation.ebpf, table, &generation.setting.ingress)?;
+        fill::ports(&mut generation.ebpf, generation.setting.redirect.as_ref())?;
         fill::verify(&mut generation.ebpf, table)?;
         Ok(generation)
     }
@@ -156,11 +159,14 @@ impl Generation {
             Mode::Mark => setting.mark.value,
             Mode::Shadow => 0,
         };
+        let uplink = setting.redirect.as_ref().map_or(0, |redirect| redirect.uplink);
+        let ports = setting.redirect.as_ref().map_or(0, |redirect| redirect.entries().len());
         let mut loader = EbpfLoader::new();
         loader
             .override_global("MARK_VALUE", &mark_value, true)
             .override_global("MARK_MASK", &setting.mark.mask, true)
             .override_global("SCOPED", &scoped, true)
+            .override_global("UPLINK", &uplink, true)
             .override_global("INDEX_V4", index_v4.as_slice(), true)
             .override_global("INDEX_V6", index_v6.as_slice(), true)
             .map_max_entries("TRIE_V4", capacity(v4)?)
@@ -168,6 +174,7 @@ impl Generation {
             .map_max_entries("SOURCES_V4", capacity(sources_v4)?)
             .map_max_entries("SOURCES_V6", capacity(sources_v6)?)
             .map_max_entries("INGRESS", entries(setting.ingress.len())?)
+            .map_max_entries("PORTS", entries(ports)?)
             .map_max_entries("BLOCKS", entries(table.blocks().len())?)
             .map_max_entries("PORT_SETS", entries(table.port_sets().len())?);
         for map in COUNTER_MAPS {

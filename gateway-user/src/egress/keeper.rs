@@ -1,15 +1,17 @@
 //! What the daemon holds: the way out is put in place, looked after, and taken back.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use nix::net::if_::if_nametoindex;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::netlink::Netlink;
 use super::routing::{Family, Routing};
 use super::take_back::take_back;
 use super::watch::Watch;
 use super::{EgressError, Wanted, nft, reverse_path, ruleset};
+use crate::config::Action;
 use crate::observe::EgressState;
 
 /// The nftables table that was applied last.
@@ -68,6 +70,7 @@ impl Keeper {
         {
             warn!("{problem}");
         }
+        use_next_hops(wanted).await;
         self.wanted = Some(wanted.clone());
         self.problem = None;
         Ok(())
@@ -76,6 +79,7 @@ impl Keeper {
     /// Puts back what somebody removed or changed since, and says so in one line.
     pub async fn look_again(&mut self) {
         let Some(wanted) = &self.wanted else { return };
+        use_next_hops(wanted).await;
         match apply(wanted, &mut self.applied).await {
             Ok(words) => {
                 if !words.is_empty() {
@@ -197,6 +201,24 @@ async fn apply(wanted: &Wanted, applied: &mut Applied) -> Result<Vec<String>, Eg
         applied.ensure(wanted, BTreeSet::new())?;
     }
     Ok(words)
+}
+
+/// XDP does not ask who has an address: without this, a next hop that no other traffic uses would
+/// not be known, and one whose MAC address has changed would stay as it was for ever. What fails
+/// here goes up the stack, which asks.
+async fn use_next_hops(wanted: &Wanted) {
+    let egress = &wanted.egress;
+    if egress.action != Action::Redirect {
+        return;
+    }
+    let Ok(index) = if_nametoindex(egress.interface.as_str()) else { return };
+    let Ok(netlink) = Netlink::open() else { return };
+    let hops = [egress.gateway4.map(IpAddr::V4), egress.gateway6.map(IpAddr::V6)];
+    for hop in hops.into_iter().flatten() {
+        if let Err(error) = netlink.use_neighbour(index, hop).await {
+            debug!("next hop {hop}: {error}");
+        }
+    }
 }
 
 /// Has the families inspected whose way is not wholly there.

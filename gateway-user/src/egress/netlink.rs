@@ -1,9 +1,11 @@
 //! Rules and routes of this network namespace, over rtnetlink.
 
 use std::io;
+use std::net::IpAddr;
 
 use futures_util::{Stream, TryStreamExt as _};
 use nix::libc;
+use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::{Handle, IpVersion};
@@ -90,6 +92,14 @@ impl Netlink {
         });
         let removed = self.handle.route().del(message).execute().await;
         unless_gone(removed).map_err(|source| failed("remove a route", source))
+    }
+
+    /// Has a neighbour resolved and, where its answer is old, asked again, as traffic through the stack
+    /// would (`NTF_USE`: `neigh_add` in kernel `net/core/neighbour.c`).
+    pub(super) async fn use_neighbour(&self, interface: u32, address: IpAddr) -> io::Result<()> {
+        let request = self.handle.neighbours().add(interface, address).replace();
+        let request = request.state(NeighbourState::None).flags(NeighbourFlags::Use);
+        request.execute().await.map_err(errno)
     }
 
     fn filter(family: Family) -> RouteMessage {

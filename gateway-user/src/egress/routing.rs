@@ -299,7 +299,7 @@ pub(super) fn table(message: &RouteMessage) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Egress, Mark};
+    use crate::config::{Action, Egress, Mark};
 
     fn wanted(gateway4: Option<&str>, gateway6: Option<&str>) -> Wanted {
         Wanted {
@@ -312,6 +312,7 @@ mod tests {
                 masquerade: false,
                 clamp_mss: false,
                 decided: 2,
+                action: Action::Mark,
             },
             mark: Mark { value: 1, mask: 1 },
             inside: ["lan0".to_owned()].into(),

@@ -103,7 +103,7 @@ table inet {TABLE} {{
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Egress, Mark};
+    use crate::config::{Action, Egress, Mark};
 
     fn wanted() -> Wanted {
         Wanted {
@@ -116,6 +116,7 @@ mod tests {
                 masquerade: false,
                 clamp_mss: false,
                 decided: 0x0200_0000,
+                action: Action::Mark,
             },
             mark: Mark::default(),
             inside: ["lan1".to_owned(), "lan0".to_owned()].into(),

@@ -339,6 +339,7 @@ pub(crate) fn blueprint(table: &Table) -> Blueprint {
         sets: sets.collect(),
         own: Vec::new(),
         deadline: None,
+        redirect: None,
     }
 }
 
