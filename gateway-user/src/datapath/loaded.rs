@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Map, MapData, MapError, PerCpuArray};
 use aya::programs::Xdp;
 use aya_obj::programs::XdpAttachType;
-use gateway_common::Reason;
 use gateway_common::abi::{
     COUNTER_FIRST_GROUP, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED,
-    COUNTER_SELF_CHECKED, COUNTER_SELF_DISAGREED, COUNTER_TRACE_LOST, Counter,
+    COUNTER_REDIRECTED, COUNTER_SELF_CHECKED, COUNTER_SELF_DISAGREED, COUNTER_TRACE_LOST, Counter,
 };
+use gateway_common::{Fallback, Reason};
 use nix::net::if_::if_indextoname;
 
 use super::generation::{COUNTER_MAPS, MANIFEST, chain};
@@ -190,6 +190,18 @@ impl CounterSheet {
     #[must_use]
     pub fn trace_lost(&self) -> Counter {
         self.get(COUNTER_TRACE_LOST)
+    }
+
+    /// Direct packets that XDP sent to the uplink.
+    #[must_use]
+    pub fn redirected(&self) -> Counter {
+        self.get(COUNTER_REDIRECTED)
+    }
+
+    /// Direct packets that XDP was to redirect and gave to the stack, marked, for this cause.
+    #[must_use]
+    pub fn fallback(&self, cause: Fallback) -> Counter {
+        self.get(cause.counter())
     }
 
     /// Direct packets by provenance group.

@@ -48,6 +48,12 @@ impl Keeper {
         self.wanted.as_ref()
     }
 
+    /// Whether a family has a way out at the moment.
+    #[must_use]
+    pub fn is_up(&self, family: Family) -> bool {
+        self.standings.0.get(&family).is_some_and(|standing| standing.fault.is_none())
+    }
+
     /// Puts `wanted` in place. What only waits for the uplink (it has no carrier, no address yet) is
     /// no reason to refuse: it is said, and looked after. An uplink that is not there, or a next hop
     /// that cannot be reached, is one unless the way out `may_wait`, as at a start: then it may come

@@ -220,7 +220,7 @@ fn elements(sets: [&str; 2], names: impl Iterator<Item = (Family, String)>) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Egress, Mark, NextHop};
+    use crate::config::{Action, Egress, Mark, NextHop};
 
     fn wanted() -> Wanted {
         Wanted {
@@ -235,6 +235,7 @@ mod tests {
                 decided: 0x0200_0000,
                 on_failure: OnFailure::Inspect,
                 health: None,
+                action: Action::Mark,
             },
             mark: Mark::default(),
             inside: ["lan1".to_owned(), "lan0".to_owned()].into(),
