@@ -5,6 +5,9 @@
 
 mod support;
 
+use std::io::Read as _;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -120,6 +123,35 @@ fn a_lost_carrier_is_noticed_within_about_a_second_and_only_new_flows_go_direct_
     assert_eq!(families[0]["transitions"], 2, "{families}");
     let text = product.text(&["status"]);
     assert!(text.contains("\nuplink  IPv4 up since "), "{text}");
+    daemon.terminate();
+}
+
+#[test]
+fn a_lost_carrier_is_noticed_at_once_by_a_daemon_that_is_asked_all_the_time() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, EGRESS);
+    wait_for(&product, "up", None);
+    let socket = product.run_dir().join("observe.sock");
+    let is_over = AtomicBool::new(false);
+    let took = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let mut document = Vec::new();
+                UnixStream::connect(&socket).unwrap().read_to_end(&mut document).unwrap();
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let begin = Instant::now();
+        network.direct.run("ip link set in0 down").unwrap();
+        while !daemon.log().contains("is down: no carrier")
+            && begin.elapsed() < Duration::from_secs(12)
+        {
+            thread::sleep(Duration::from_millis(20));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        begin.elapsed()
+    });
+    assert!(took < Duration::from_secs(4), "{took:?}");
     daemon.terminate();
 }
 
