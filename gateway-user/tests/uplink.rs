@@ -156,6 +156,38 @@ fn a_lost_carrier_is_noticed_at_once_by_a_daemon_that_is_asked_all_the_time() {
 }
 
 #[test]
+fn a_rule_of_somebody_else_in_our_place_hides_no_uplink_that_fails() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, &format!("{EGRESS}{HEALTH}"));
+    wait_for(&product, "up", None);
+    network.gateway("ip rule add from 192.0.2.0/24 lookup main pref 366");
+    daemon.wait_for_log("IPv4 rule priority 366 is taken", 1);
+    network.assert_it_parts();
+    let mut flows = Flows::open(&network);
+    network.direct.run("ip link set in0 down").unwrap();
+    wait_for(&product, "down", Some("no_carrier"));
+    network.assert_all_is_inspected();
+    flows.assert_direct_ones_are_reset();
+    network.direct.run("ip link set in0 up").unwrap();
+    network.direct.run("ip address replace fd36:2::2/64 dev in0 nodad").unwrap();
+    network.direct.ip(&default_routes(2, 1).replace("add", "replace")).unwrap();
+    wait_for(&product, "up", None);
+    network.assert_it_parts();
+    let far = "table inet far {
+        chain input {
+            type filter hook input priority raw;
+            tcp dport 443 drop
+        }
+    }";
+    network.direct.nft(far).unwrap();
+    wait_for(&product, "down", Some("probes_failed"));
+    network.assert_all_is_inspected();
+    network.gateway("ip rule del from 192.0.2.0/24 lookup main pref 366");
+    daemon.wait_for_log("is in place again", 1);
+    daemon.terminate();
+}
+
+#[test]
 fn a_next_hop_that_is_gone_is_noticed_and_its_return_too() {
     let network = Network::new();
     let (product, daemon) = start(&network, EGRESS);
