@@ -300,6 +300,49 @@ fn a_client_that_only_waits_for_data_is_reset_at_once_too() {
 }
 
 #[test]
+fn flows_that_were_ended_are_not_forgotten_when_the_other_family_fails_too() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, &format!("{EGRESS}{HEALTH}"));
+    wait_for(&product, "up", None);
+    let mut flow = network.flow(DIRECT[0]).unwrap();
+    assert_eq!(flow.ask(), "direct");
+    // So that it is not made to speak.
+    let deaf = "table inet deaf {
+        chain input {
+            type filter hook input priority raw;
+            tcp sport 443 drop
+        }
+    }";
+    network.site.client.nft(deaf).unwrap();
+    let middle = "table inet middle {
+        chain input {
+            type filter hook input priority raw;
+            tcp dport 443 tcp flags & (syn | rst) == 0x0 counter name middle
+        }
+        counter middle { }
+    }";
+    network.inspector.nft(middle).unwrap();
+    for (family, at) in [("ip", 0), ("ip6", 1)] {
+        let far = format!(
+            "table {family} far {{
+                chain input {{
+                    type filter hook input priority raw;
+                    tcp dport 443 drop
+                }}
+            }}"
+        );
+        network.direct.nft(&far).unwrap();
+        wait_until("the family is down", || told(&product)[at].0 == "down");
+    }
+    network.site.client.run("nft delete table inet deaf").unwrap();
+    let answer = flow.ask_or_error();
+    assert!(answer.contains("reset"), "{answer}");
+    let seen = network.inspector.run("nft list counters").unwrap();
+    assert!(seen.contains("packets 0 "), "an inspector saw the middle of a flow: {seen}");
+    daemon.terminate();
+}
+
+#[test]
 fn block_refuses_new_direct_flows_while_the_uplink_is_down_and_nothing_else() {
     let network = Network::new();
     let egress = EGRESS.replace("gateway4", "on-failure = \"block\"\ngateway4");

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::fault::{Fault, Sight};
 use super::netlink::Netlink;
 use super::routing::{Family, Routing};
+use super::ruleset::Before;
 use super::standing::Standings;
 use super::{EgressError, Wanted, nft, ruleset};
 
@@ -171,7 +172,8 @@ impl Applied {
             return Ok(false);
         }
         let was_ours = self.listing.is_some();
-        nft::apply(&ruleset::text(wanted, &closed))?;
+        let before = if is_same { Before::Alike } else { Before::Unknown };
+        nft::apply(&ruleset::text(wanted, &closed, before))?;
         *self = Self { closed, listing: nft::listing()?, routing: self.routing.take() };
         Ok(was_ours && !is_same)
     }
