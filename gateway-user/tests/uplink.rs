@@ -6,11 +6,16 @@
 mod support;
 
 use std::io::Read as _;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
 use serde_json::Value;
 use support::network::{
     DIRECT, EGRESS, Flow, INSPECTED, Network, UPLINK, config, default_routes, join,
@@ -339,6 +344,40 @@ fn flows_that_were_ended_are_not_forgotten_when_the_other_family_fails_too() {
     assert!(answer.contains("reset"), "{answer}");
     let seen = network.inspector.run("nft list counters").unwrap();
     assert!(seen.contains("packets 0 "), "an inspector saw the middle of a flow: {seen}");
+    daemon.terminate();
+}
+
+#[test]
+fn a_proxys_own_segments_in_a_servers_name_stay_tracked() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, EGRESS);
+    wait_for(&product, "up", None);
+    let count = "table inet count {
+        chain output {
+            type filter hook output priority filter;
+            ip saddr 40.96.0.9 tcp sport 4443 ct state untracked counter name untracked
+            ip saddr 40.96.0.9 tcp sport 4443 ct state new counter name tracked
+        }
+        counter untracked { }
+        counter tracked { }
+    }";
+    network.site.gateway.nft(count).unwrap();
+    // A transparent proxy whose sockets have taken over the connection mark of an inspected flow.
+    let speak = || {
+        let socket =
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+        setsockopt(&socket, sockopt::IpTransparent, &true).unwrap();
+        setsockopt(&socket, sockopt::Mark, &0x0200_0000).unwrap();
+        let (from, to) = ("40.96.0.9:4443", "10.36.1.2:9");
+        let name = |address: &str| SockaddrStorage::from(address.parse::<SocketAddr>().unwrap());
+        bind(socket.as_raw_fd(), &name(from)).unwrap();
+        assert!(connect(socket.as_raw_fd(), &name(to)).is_err(), "it goes on by itself");
+    };
+    network.site.gateway.enter(speak).unwrap();
+    let seen = network.gateway("nft list counters");
+    let seen = seen.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(seen.contains("counter untracked { packets 0 "), "{seen}");
+    assert!(!seen.contains("counter tracked { packets 0 "), "{seen}");
     daemon.terminate();
 }
 

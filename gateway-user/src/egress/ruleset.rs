@@ -84,9 +84,8 @@ table inet {TABLE} {{
         meta mark {decided:#010x} fib saddr type != local meta l4proto tcp goto nudge
     }}
     chain nudge {{
-        notrack
-        tcp sport set ip daddr . tcp dport . ip saddr map @nudged4
-        tcp sport set ip6 daddr . tcp dport . ip6 saddr map @nudged6
+        tcp sport set ip daddr . tcp dport . ip saddr map @nudged4 notrack
+        tcp sport set ip6 daddr . tcp dport . ip6 saddr map @nudged6 notrack
     }}
     chain prerouting {{
         type filter hook prerouting priority mangle - 10; policy accept;
