@@ -355,3 +355,29 @@ table ip nat {
     }
 }
 ";
+
+#[test]
+fn a_trial_of_another_uplink_is_gone_back_from_though_the_one_before_has_gone() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.assert_it_parts();
+    let other = "[egress]\ninterface = \"insp0\"\ngateway4 = \"10.36.3.2\"\n";
+    product.configure(&config(other));
+    product.json(&["apply", "--confirm-within", "5s"]);
+    network.gateway("ip link delete up0");
+    daemon.wait_for_log("nobody confirmed: going back", 1);
+    wait_until("what was before serves", || {
+        let told = product.status();
+        told["daemon"]["egress"]["interface"] == UPLINK && told["daemon"]["confirm_until"].is_null()
+    });
+    network.assert_all_is_inspected();
+    join((&network.site.gateway, UPLINK), (&network.direct, "in0"), 2);
+    network.direct.ip(&default_routes(2, 1)).unwrap();
+    wait_until("it is up", || {
+        let families = product.status()["daemon"]["egress"]["families"].clone();
+        families.as_array().unwrap().iter().all(|family| family["state"] == "up")
+    });
+    network.assert_it_parts();
+    daemon.terminate();
+}

@@ -212,7 +212,7 @@ impl Daemon<'_> {
         let blueprint = revision.blueprint(inspecting);
         let (blueprint, support) = Box::pin(self.with_windows(blueprint, &revision)).await;
         let way_before = self.egress.wanted().cloned();
-        let published = match self.make_way_out(&revision.config).await {
+        let published = match self.make_way_out(&revision.config, trigger).await {
             Ok(()) => self.bring_up(&blueprint, &hooks),
             Err(failure) => Err(failure),
         };

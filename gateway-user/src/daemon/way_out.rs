@@ -4,16 +4,24 @@
 use tracing::warn;
 
 use super::Daemon;
+use super::journal::Trigger;
 use crate::config::Config;
 use crate::datapath::attached;
 use crate::egress::Wanted;
 use crate::exit::Failure;
 
 impl Daemon<'_> {
-    /// Makes the way out that `config` asks for, if any. At a start the uplink may come later.
-    pub(super) async fn make_way_out(&mut self, config: &Config) -> Result<(), Failure> {
+    /// Makes the way out that `config` asks for, if any. At a start the uplink may come later, and
+    /// on the way back: what served before is no typing error.
+    pub(super) async fn make_way_out(
+        &mut self,
+        config: &Config,
+        trigger: Trigger,
+    ) -> Result<(), Failure> {
+        let is_way_back = matches!(trigger, Trigger::Rollback | Trigger::Unconfirmed);
+        let may_wait = is_way_back || self.serving.is_none();
         match Wanted::of(config) {
-            Some(wanted) => Ok(self.egress.establish(&wanted, self.serving.is_none()).await?),
+            Some(wanted) => Ok(self.egress.establish(&wanted, may_wait).await?),
             None => Ok(()),
         }
     }
