@@ -236,6 +236,7 @@ impl Daemon<'_> {
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.
         self.give_sign_of_life();
+        self.leave_uplink(way_before.as_ref()).await;
         self.windows_are_published().await;
         let Some(Serving { revision, .. }) = &self.serving else { return Ok(generation) };
         let is_new = before.as_ref().is_none_or(|before| !before.is_same(revision));

@@ -1,7 +1,7 @@
 //! The way out, on the way to a generation: made before it is published, so that what is marked finds
 //! it, and gone back from or left when the change is decided.
 
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use super::Daemon;
 use super::journal::Trigger;
@@ -37,6 +37,26 @@ impl Daemon<'_> {
         let is_marking = || attached(self.lock.pins()).is_ok_and(|hooks| !hooks.is_empty());
         if before.is_some() || self.serving.is_some() || !is_marking() {
             self.egress.go_back(before.as_ref()).await;
+        }
+    }
+
+    /// Ends the direct flows of the way out `before`, where another uplink serves from now on: by that
+    /// one they would go on in their middle, from another address.
+    pub(super) async fn leave_uplink(&mut self, before: Option<&Wanted>) {
+        let (Some(before), Some(now)) = (before, self.egress.wanted()) else { return };
+        let (before, now) = (before.egress.interface.clone(), now.egress.interface.clone());
+        if before == now {
+            return;
+        }
+        match self.egress.revoke(|_| true).await {
+            Ok(ended) => {
+                info!("{ended} direct flows of uplink {before} are ended, {now} serves now")
+            }
+            Err(failure) => {
+                let problem = format!("direct flows of uplink {before} are not ended: {failure}");
+                error!("{problem}");
+                self.problem = Some(problem);
+            }
         }
     }
 
