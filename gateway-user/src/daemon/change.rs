@@ -221,7 +221,7 @@ impl Daemon<'_> {
                 return Err(problem.into());
             }
         };
-        let published = match self.make_way_out(&revision.config).await {
+        let published = match self.make_way_out(&revision.config, trigger).await {
             Ok(()) => {
                 blueprint.redirect = self.as_far_as_up(blueprint.redirect.take());
                 self.bring_up(&blueprint, &hooks)
@@ -250,6 +250,7 @@ impl Daemon<'_> {
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.
         self.give_sign_of_life();
+        self.leave_uplink(way_before.as_ref()).await;
         self.windows_are_published().await;
         let Some(Serving { revision, .. }) = &self.serving else { return Ok(generation) };
         let is_new = before.as_ref().is_none_or(|before| !before.is_same(revision));

@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use gateway_common::abi::{COUNTER_FIRST_GROUP, FlowId};
 
-use super::generation::{COUNTER_MAPS, FLOW_MAPS, MANIFEST, chain};
+use super::generation::{COUNTER_MAPS, FLOW_MAPS, MANIFEST, chain, counters_of_a_hook};
 use super::loaded::read_counters;
 use super::{DatapathError, Manifest, Pins};
 use crate::window::{Amount, Tally};
@@ -61,6 +61,7 @@ impl WindowCounters {
         };
         let [xdp, tc] = &self.decided;
         let (xdp, tc) = (read_counters(xdp).map_err(failed)?, read_counters(tc).map_err(failed)?);
+        let stride = counters_of_a_hook(self.manifest.groups.len()) as usize;
         let support = &self.manifest.support;
         let mut tallies: Vec<(u32, Tally)> =
             support.windows.iter().map(|window| (window.id, Tally::default())).collect();
@@ -72,7 +73,8 @@ impl WindowCounters {
                 let index = group.saturating_add(COUNTER_FIRST_GROUP as usize);
                 let [packets, bytes] = [&xdp, &tc]
                     .into_iter()
-                    .filter_map(|counters| counters.get(index))
+                    // Each interface has all of them, one after the other.
+                    .flat_map(|counters| counters.iter().skip(index).step_by(stride))
                     .fold([0_u64; 2], |[packets, bytes], [p, b]| {
                         [packets.saturating_add(*p), bytes.saturating_add(*b)]
                     });
