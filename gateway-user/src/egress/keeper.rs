@@ -39,6 +39,8 @@ pub struct Keeper {
     ended: BTreeMap<String, u64>,
     put_back: u64,
     problem: Option<String>,
+    /// Why flows that are to be ended are not, as it was said last: it is tried every second.
+    not_ended: Option<String>,
 }
 
 impl Keeper {
@@ -46,6 +48,12 @@ impl Keeper {
     #[must_use]
     pub fn wanted(&self) -> Option<&Wanted> {
         self.wanted.as_ref()
+    }
+
+    /// Whether a family has a way out at the moment.
+    #[must_use]
+    pub fn is_up(&self, family: Family) -> bool {
+        self.standings.0.get(&family).is_some_and(|standing| standing.fault.is_none())
     }
 
     /// Puts `wanted` in place. What only waits for the uplink (it has no carrier, no address yet) is
@@ -103,9 +111,10 @@ impl Keeper {
             Ok(look) => look,
             Err(problem) => {
                 // Else flows that are inspected now would be taken for direct ones, and moved once
-                // the way is there again. Where nft is what fails, the problem says so.
-                let faults = close(wanted, &mut self.applied, &self.standings).await;
-                Look { problem: Some(problem), ..Look::closed(faults.unwrap_or_default()) }
+                // the way is there again.
+                let closed = close(wanted, &mut self.applied, &self.standings).await;
+                let look = closed.unwrap_or_else(|_| Look::as_before(&self.standings));
+                Look { problem: Some(problem), ..look }
             }
         };
         self.settle(look).await;
@@ -136,7 +145,7 @@ impl Keeper {
             }
         }
         self.hops.extend(hops);
-        if let Some(watch) = &self.watch {
+        if let (Some(watch), Some(index)) = (&self.watch, index) {
             watch.follow(index);
         }
         self.standings.take(&wanted.egress, &faults);
@@ -155,12 +164,19 @@ impl Keeper {
         match end(wanted, |flow| owed.contains(&flow.family())).await {
             Ok(ended) => {
                 info!("{} direct flows are ended, their uplink is down", ended.removed);
+                self.not_ended = None;
                 for standing in self.standings.0.values_mut() {
                     standing.owes = false;
                 }
                 self.count(DOWN, ended);
             }
-            Err(failure) => warn!("direct flows are not ended yet: {failure}"),
+            Err(failure) => {
+                let failure = failure.to_string();
+                if self.not_ended.as_ref() != Some(&failure) {
+                    warn!("direct flows are not ended yet: {failure}");
+                    self.not_ended = Some(failure);
+                }
+            }
         }
     }
 

@@ -43,6 +43,12 @@ impl Standings {
             let mut standing = self.0.get(&family).cloned().unwrap_or_else(Standing::new);
             if !is_same_health {
                 standing.probes.clone_from(&probes);
+                // Down is down until probes say otherwise, also those that are asked for from now on.
+                if standing.fault.is_some()
+                    && let Some(probes) = &mut standing.probes
+                {
+                    probes.fell();
+                }
             }
             (family, standing)
         });
@@ -156,5 +162,51 @@ impl Standing {
             probes_answered: self.answered,
             probes_failed: self.silent,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Action, Health, NextHop};
+
+    fn egress(fall: u32) -> Egress {
+        let second = Duration::from_secs(1);
+        Egress {
+            interface: "wan0".into(),
+            gateway4: Some(NextHop::Learned),
+            gateway6: None,
+            table: 365,
+            priority: 365,
+            masquerade: false,
+            clamp_mss: false,
+            decided: 2,
+            on_failure: OnFailure::Inspect,
+            action: Action::Mark,
+            health: Some(Health {
+                probes: Vec::new(),
+                interval: second,
+                timeout: second,
+                fall,
+                rise: 2,
+            }),
+        }
+    }
+
+    #[test]
+    fn what_is_down_stays_down_when_it_is_probed_otherwise() {
+        let answered = Round::Answered(Duration::from_millis(1));
+        let probed = |standings: &Standings| standings.0[&Family::V4].probed();
+        let mut standings = Standings::default().with(&egress(1), false);
+        assert!(standings.note(Family::V4, Round::Silent));
+        standings.take(&egress(1), &[(Family::V4, Fault::ProbesFailed)].into());
+        let mut standings = standings.with(&egress(5), false);
+        assert_eq!(probed(&standings), Some(Fault::ProbesFailed), "nobody has answered");
+        assert!(!standings.note(Family::V4, answered));
+        assert!(standings.note(Family::V4, answered), "by as many rounds as are asked for");
+        assert_eq!(probed(&standings), None);
+        // Where it was up, nothing is known, and that closes nothing.
+        standings.take(&egress(5), &BTreeMap::new());
+        assert_eq!(probed(&standings.with(&egress(3), false)), None);
     }
 }

@@ -90,7 +90,9 @@ impl Gateway {
         join((&direct, "in0", "198.51.100.1/24"), (&gateway, "wan0", "198.51.100.2/24"));
         join((&direct, "in1", "192.168.9.1/24"), (&gateway, "lan1", "192.168.9.2/24"));
         client.ip("route add default via 10.1.0.1\n").unwrap();
-        gateway.ip("address add 192.0.2.1/32 dev lo\n").unwrap();
+        gateway
+            .ip("address add 192.0.2.1/32 dev lo\naddress add fd36::2/64 dev wan0 nodad\n")
+            .unwrap();
         gateway.forward().unwrap();
         answer(&direct);
         let files = tempfile::tempdir().unwrap();

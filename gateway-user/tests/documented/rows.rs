@@ -25,13 +25,15 @@ pub(crate) enum Outcome {
 use Outcome::{As, Does, Elsewhere, Ends, GoesOn, IsTheDaemon, Says};
 
 /// What stands for a value in a command, by word. `ID` is the plan that waits.
-pub(crate) const PLACEHOLDERS: [(&str, &str); 11] = [
+pub(crate) const PLACEHOLDERS: [(&str, &str); 13] = [
     ("[SOURCE]", "10.1.2.3"),
     ("A", "old.json"),
     ("B", "new.json"),
     ("DESTINATION", "40.96.0.1"),
     ("FILE", "lan0.pcap"),
     ("FORMAT", "cidr"),
+    ("HOP", "fd36::1"),
+    ("IFACE", "lan1"),
     ("PREFIX", "192.0.2.0/24"),
     ("PROTOCOL/PORT", "tcp/443"),
     ("ROUTES", "tproxy.routes"),
@@ -151,6 +153,17 @@ pub(crate) const ROWS: &[(&str, Before, Outcome)] = &[
         Serving,
         Does("cat /etc/systemd/networkd.conf.d/*", "ManageForeignRoutes=no"),
     ),
+    (
+        "ip -6 route add default via HOP table 400",
+        Serving,
+        Does("ip -6 route show table 400", "default via fd36::1"),
+    ),
+    (
+        "ip -6 rule add lookup 400 priority 33000",
+        Serving,
+        Does("ip -6 rule", "33000:\tfrom all lookup 400"),
+    ),
+    ("ethtool -K IFACE rxvlan off", Serving, Does("ethtool -k lan1", "rx-vlan-offload: off")),
     // A list that changes too much.
     ("breakout365 plan reject ID", Waiting, Says(" is rejected")),
     ("breakout365 plan accept ID", Waiting, Says(" serves 1 prefixes")),
@@ -176,7 +189,7 @@ pub(crate) const ROWS: &[(&str, Before, Outcome)] = &[
     // It opens an editor on what is written there without one.
     ("systemctl edit breakout365", Fresh, Elsewhere(GUEST, "/run/systemd/system/$unit.d")),
     // Of the guest, the fields are read by a test that plays journald.
-    ("journalctl -u breakout365 -o verbose", Fresh, Elsewhere(GUEST, "journalctl ")),
+    ("journalctl -u breakout365 -p warning", Fresh, Elsewhere(GUEST, "journalctl ")),
     (
         "cargo build --release --package gateway-user --bin breakout365",
         Fresh,

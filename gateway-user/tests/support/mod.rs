@@ -342,6 +342,7 @@ pub(crate) fn blueprint(table: &Table) -> Blueprint {
         own: Vec::new(),
         deadline: None,
         self_check: 0,
+        redirect: None,
     }
 }
 
