@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
@@ -252,6 +253,32 @@ fn silence_beyond_the_next_hop_is_noticed_by_probes_that_take_the_way_of_direct_
     let fail = || network.direct.nft(far).unwrap();
     let mend = || drop(network.direct.run("nft delete table inet far").unwrap());
     goes_and_comes(&network, &product, "probes_failed", &fail, &mend);
+    daemon.terminate();
+}
+
+#[test]
+fn what_probes_have_found_down_stays_down_over_a_restart() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, &format!("{EGRESS}{HEALTH}"));
+    wait_for(&product, "up", None);
+    let far = "table inet far {
+        chain input {
+            type filter hook input priority raw;
+            tcp dport 443 drop
+        }
+    }";
+    network.direct.nft(far).unwrap();
+    wait_for(&product, "down", Some("probes_failed"));
+    daemon.end(Signal::SIGKILL);
+    // Rounds that are far apart: what is known of the uplink at first is what was left.
+    let slow = HEALTH.replace("interval = \"200ms\"", "interval = \"1s\"");
+    product.configure(&config(&format!("{EGRESS}{slow}")));
+    let daemon = product.start();
+    network.assert_all_is_inspected();
+    assert_eq!(told(&product)[0], ("down".to_owned(), Some("probes_failed".to_owned())));
+    network.direct.run("nft delete table inet far").unwrap();
+    wait_for(&product, "up", None);
+    network.assert_it_parts();
     daemon.terminate();
 }
 

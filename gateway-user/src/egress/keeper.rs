@@ -15,7 +15,7 @@ use super::routing::Family;
 use super::standing::Standings;
 use super::take_back::take_back;
 use super::watch::Watch;
-use super::{EgressError, Wanted, reverse_path};
+use super::{EgressError, Wanted, nft, reverse_path, ruleset};
 use crate::observe::EgressState;
 
 /// Where nothing says that something has come right.
@@ -74,7 +74,12 @@ impl Keeper {
         let egress = &wanted.egress;
         let before = self.wanted.as_ref().and_then(|wanted| wanted.egress.health.as_ref());
         let is_same_health = before.is_some() && before == egress.health.as_ref();
-        let standings = self.standings.with(egress, is_same_health);
+        let mut standings = self.standings.with(egress, is_same_health);
+        if self.standings.0.is_empty()
+            && let Some(listing) = nft::listing()?
+        {
+            standings.were_closed(&ruleset::closed_in(&listing));
+        }
         let look = look(wanted, &mut self.applied, &standings, may_wait).await?;
         if self.watch.is_none() {
             self.watch = Some(Watch::listen()?);

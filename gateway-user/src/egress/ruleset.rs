@@ -190,6 +190,16 @@ fn no_way(wanted: &Wanted, closed: &BTreeSet<Family>, is_direct: &str) -> String
     no_way
 }
 
+/// The families that are closed in a table, as `nft` lists it.
+pub(super) fn closed_in(listing: &str) -> BTreeSet<Family> {
+    let is_closed = |family: &Family| {
+        let begin = format!("meta nfproto {} ", family.name());
+        let mut lines = listing.lines().map(str::trim);
+        lines.any(|line| line.starts_with(&begin) && line.ends_with("goto lost"))
+    };
+    Family::ALL.into_iter().filter(is_closed).collect()
+}
+
 /// What `nft -f` takes to have the middle of these TCP flows, from client to server, reset.
 pub(super) fn ended(flows: &[Pair]) -> String {
     let names = flows.iter().map(|(client, server)| {
@@ -304,7 +314,9 @@ mod tests {
             |line: &str| block.find(line).unwrap_or_else(|| panic!("{line} is not in {block}"));
         assert!(at(lost) < at(refused));
         assert!(at(refused) < at("meta nfproto ipv4 goto inspect"));
+        assert_eq!((closed_in(&inspect), closed_in(&block)), (closed.clone(), closed));
         let open = text(&wanted, &BTreeSet::new(), Before::Unknown);
+        assert_eq!(closed_in(&open), BTreeSet::new());
         assert!(!open.contains("nfproto"), "only while it is down: {open}");
     }
 

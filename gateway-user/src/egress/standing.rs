@@ -1,6 +1,6 @@
 //! How each family of the uplink stands, since when, and how often that changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -44,15 +44,21 @@ impl Standings {
             if !is_same_health {
                 standing.probes.clone_from(&probes);
                 // Down is down until probes say otherwise, also those that are asked for from now on.
-                if standing.fault.is_some()
-                    && let Some(probes) = &mut standing.probes
-                {
-                    probes.fell();
+                if standing.fault.is_some() {
+                    standing.fell();
                 }
             }
             (family, standing)
         });
         Self(families.collect())
+    }
+
+    /// An earlier process has left these families closed: where they are probed, they are down until
+    /// probes say otherwise.
+    pub(super) fn were_closed(&mut self, families: &BTreeSet<Family>) {
+        for (_, standing) in self.0.iter_mut().filter(|(family, _)| families.contains(family)) {
+            standing.fell();
+        }
     }
 
     /// Takes a round in; gives whether it changes a state.
@@ -91,9 +97,7 @@ impl Standings {
                          are ended"
                     );
                     standing.owes = true;
-                    if let Some(probes) = &mut standing.probes {
-                        probes.fell();
-                    }
+                    standing.fell();
                 }
                 (Some(_), None) => {
                     info!("uplink {name}: {family} is up again: new flows go direct");
@@ -136,6 +140,13 @@ impl Standing {
             rtt: None,
             answered: 0,
             silent: 0,
+        }
+    }
+
+    /// It comes up by good rounds of probes, if there are any.
+    fn fell(&mut self) {
+        if let Some(probes) = &mut self.probes {
+            probes.fell();
         }
     }
 
