@@ -202,11 +202,8 @@ fn every_invariant_names_what_enforces_and_what_proves_it() {
     let architecture = text_of(ARCHITECTURE);
     let invariants = architecture.split("## Invariants").nth(1).unwrap();
     let invariants = invariants.split("\n## ").next().unwrap();
-    let mut before = 0;
-    for invariant in invariants.split("\n**I").skip(1) {
-        let number: u32 = invariant.split('.').next().unwrap().parse().unwrap();
-        assert!(number > before, "I{number} stands after I{before}");
-        before = number;
+    for (number, invariant) in (1..).zip(invariants.split("\n**I").skip(1)) {
+        assert!(invariant.starts_with(&format!("{number}. ")), "I{number}: {invariant}");
         for line in ["\n- enforced: ", "\n- proved: `gateway-user/tests/"] {
             assert!(invariant.contains(line), "I{number} lacks {line:?}");
         }
