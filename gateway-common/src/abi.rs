@@ -5,7 +5,7 @@
 //! are being switched, so its magic carries a layout version. And the control words, which all
 //! generations share: they are in [`crate::control`].
 
-use crate::{Decision, Reason, Transport, Verdict, Word};
+use crate::{Decision, Fallback, Reason, Transport, Verdict, Word};
 
 /// Where a first-level index or a block sends the look-up next, in 16 bits.
 ///
@@ -189,8 +189,21 @@ pub const COUNTER_SELF_CHECKED: u32 = 20;
 pub const COUNTER_SELF_DISAGREED: u32 = 21;
 /// Counter of packets that were drawn for `trace` and found no room in the ring buffer.
 pub const COUNTER_TRACE_LOST: u32 = 22;
+/// Counter of Direct packets that XDP sent out of the uplink itself.
+pub const COUNTER_REDIRECTED: u32 = 23;
+/// Counter of the first [`Fallback`]: Direct packets that XDP was to redirect and did not.
+pub const COUNTER_FIRST_FALLBACK: u32 = 24;
 /// Index of provenance group 0; the groups are the last counters of a hook.
-pub const COUNTER_FIRST_GROUP: u32 = 23;
+pub const COUNTER_FIRST_GROUP: u32 = 36;
+
+impl Fallback {
+    /// The counter of this cause.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        COUNTER_FIRST_FALLBACK.wrapping_add(self as u32)
+    }
+}
 
 /// How many buckets the hooks' interfaces are spread over.
 pub const HOOK_BUCKETS: usize = 1 << HOOK_BITS;
@@ -325,6 +338,7 @@ const _: () = {
     assert!(size_of::<HookBucket>() == 8);
     assert!(size_of::<Sample>() == 160 && align_of::<Sample>() == 8);
     assert!(Reason::ALL.len() == COUNTER_METADATA_UNSUPPORTED as usize);
+    assert!(COUNTER_FIRST_FALLBACK as usize + Fallback::ALL.len() == COUNTER_FIRST_GROUP as usize);
 };
 
 #[cfg(test)]

@@ -156,29 +156,29 @@ pub struct FlowKey {
     pub destination_port: u16,
 }
 
-mod ethertype {
-    pub(super) const IPV4: u16 = 0x0800;
-    pub(super) const VLAN: u16 = 0x8100;
-    pub(super) const IPV6: u16 = 0x86dd;
-    pub(super) const QINQ: u16 = 0x88a8;
+pub(crate) mod ethertype {
+    pub(crate) const IPV4: u16 = 0x0800;
+    pub(crate) const VLAN: u16 = 0x8100;
+    pub(crate) const IPV6: u16 = 0x86dd;
+    pub(crate) const QINQ: u16 = 0x88a8;
 }
 
 /// Numbers of the IANA "Assigned Internet Protocol Numbers" and "IPv6 Extension Header Types"
 /// registries.
-mod protocol {
-    pub(super) const HOP_BY_HOP: u8 = 0;
-    pub(super) const TCP: u8 = 6;
-    pub(super) const UDP: u8 = 17;
-    pub(super) const ROUTING: u8 = 43;
-    pub(super) const FRAGMENT: u8 = 44;
-    pub(super) const ESP: u8 = 50;
-    pub(super) const AH: u8 = 51;
-    pub(super) const DESTINATION_OPTIONS: u8 = 60;
-    pub(super) const MOBILITY: u8 = 135;
-    pub(super) const HIP: u8 = 139;
-    pub(super) const SHIM6: u8 = 140;
-    pub(super) const EXPERIMENT_1: u8 = 253;
-    pub(super) const EXPERIMENT_2: u8 = 254;
+pub(crate) mod protocol {
+    pub(crate) const HOP_BY_HOP: u8 = 0;
+    pub(crate) const TCP: u8 = 6;
+    pub(crate) const UDP: u8 = 17;
+    pub(crate) const ROUTING: u8 = 43;
+    pub(crate) const FRAGMENT: u8 = 44;
+    pub(crate) const ESP: u8 = 50;
+    pub(crate) const AH: u8 = 51;
+    pub(crate) const DESTINATION_OPTIONS: u8 = 60;
+    pub(crate) const MOBILITY: u8 = 135;
+    pub(crate) const HIP: u8 = 139;
+    pub(crate) const SHIM6: u8 = 140;
+    pub(crate) const EXPERIMENT_1: u8 = 253;
+    pub(crate) const EXPERIMENT_2: u8 = 254;
 }
 
 const ETHERNET_HEADER: u32 = 14;

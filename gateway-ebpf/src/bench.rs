@@ -14,9 +14,13 @@
 )]
 
 use aya_ebpf::{
-    bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS},
+    Global,
+    bindings::{
+        TC_ACT_UNSPEC,
+        xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
+    },
     btf_maps::{Array, PerCpuArray, ProgramArray},
-    helpers::bpf_xdp_adjust_meta,
+    helpers::{bpf_redirect, bpf_xdp_adjust_meta},
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -97,6 +101,56 @@ fn bench_vary_v6(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn bench_vary_v6_frags(ctx: XdpContext) -> u32 {
     vary_v6(&ctx)
+}
+
+/// Where [`bench_send`] sends to.
+#[unsafe(no_mangle)]
+static SEND_TO: Global<u32> = Global::new(0);
+/// What [`bench_sink`] has seen.
+#[btf_map]
+static CAME: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Makes an IPv4 frame as good as new, to the next destination, and sends it. The kernel reuses frames
+/// as they are after their way: MAC addresses, time to live and checksum are written anew. The second
+/// word of a destination is the checksum.
+#[xdp]
+fn bench_send(ctx: XdpContext) -> u32 {
+    const MACS: [u16; 6] = [0x0002, 0, 0x0101, 0x0002, 0, 0x0201];
+    let Some([address, checksum, ..]) = next_destination() else { return XDP_ABORTED };
+    let first = ctx.data();
+    if first + 34 > ctx.data_end() {
+        return XDP_ABORTED;
+    }
+    // SAFETY: all that is written is within the 34 bytes at `first`, which are in the packet (checked
+    // above) and start at an even address, as every field written does.
+    unsafe {
+        *(first as *mut [u16; 6]) = MACS;
+        *((first + 22) as *mut u8) = 64;
+        *((first + 24) as *mut u16) = checksum as u16;
+        *((first + 30) as *mut [u16; 2]) = [address as u16, (address >> 16) as u16];
+    }
+    // SAFETY: the helper takes two numbers.
+    unsafe { bpf_redirect(SEND_TO.load(), 0) as u32 }
+}
+
+/// Counts UDP over IPv4 and takes every packet.
+#[xdp]
+fn bench_sink(ctx: XdpContext) -> u32 {
+    let first = ctx.data();
+    if first + 34 > ctx.data_end() {
+        return XDP_PASS;
+    }
+    // SAFETY: both bytes are in the packet (checked above).
+    let (version, protocol) =
+        unsafe { (*((first + 14) as *const u8), *((first + 23) as *const u8)) };
+    if version != 0x45 || protocol != 17 {
+        return XDP_PASS;
+    }
+    if let Some(came) = CAME.get_ptr_mut(0) {
+        // SAFETY: the slot is this CPU's alone.
+        unsafe { *came = (*came).wrapping_add(1) };
+    }
+    XDP_DROP
 }
 
 #[inline(always)]

@@ -6,13 +6,19 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_skb_load_bytes, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    helpers::{
+        bpf_fib_lookup, bpf_redirect, bpf_skb_load_bytes, bpf_xdp_adjust_meta,
+        bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    },
     programs::{TcContext, XdpContext},
 };
 use gateway_common::abi::{FlowId, HEAD_BYTES, Metadata};
-use gateway_common::{Decision, PacketBytes, Reason, Word, by_policy, by_window, flow_of};
+use gateway_common::forward::{Departure, departure};
+use gateway_common::{
+    Decision, Fallback, PacketBytes, Reason, Word, by_policy, by_window, flow_of,
+};
 
-use crate::maps::GenerationTables;
+use crate::maps::{self, GenerationTables};
 
 /// Tells the verifier that offsets are small. The deepest header that the parser's bounds let it
 /// reach starts before this: 14 + 4 * 4 + 40 + 6 * 2048.
@@ -59,6 +65,21 @@ impl Linear {
     #[inline(always)]
     fn length(self) -> u32 {
         self.end.wrapping_sub(self.start) as u32
+    }
+
+    /// Writes words into the packet of an XDP program; `false` where it ends before they do.
+    #[inline(always)]
+    fn write<const N: usize>(self, offset: u32, words: [Word; N]) -> bool {
+        if offset > MAX_OFFSET {
+            return false;
+        }
+        let first = self.start.wrapping_add(offset as usize);
+        if first.wrapping_add(size_of::<[Word; N]>()) > self.end {
+            return false;
+        }
+        // SAFETY: as in `words`: all of the array is packet data, which XDP may write.
+        unsafe { *(first as *mut [Word; N]) = words };
+        true
     }
 }
 
@@ -382,6 +403,105 @@ pub(crate) fn write_metadata(ctx: &XdpContext) -> bool {
     // kernel keeps metadata at multiples of four bytes.
     unsafe { *(first as *mut Metadata) = Metadata::PROPOSE_DIRECT };
     true
+}
+
+/// `struct bpf_fib_lookup` of a full look-up with a mark (kernel `include/uapi/linux/bpf.h`; aya's
+/// binding is older than the mark).
+#[repr(C, align(4))]
+struct LookUp {
+    family: u8,
+    protocol: u8,
+    ports: [Word; 2],
+    /// Length of the IP packet; afterwards the MTU, where that is too small.
+    length: u16,
+    /// The interface that the packet came in by; afterwards the one that it leaves by.
+    interface: u32,
+    class: [u8; 4],
+    source: [Word; 8],
+    destination: [Word; 8],
+    vlan: [u16; 2],
+    /// The mark first; afterwards the MAC addresses of this interface and of the next hop.
+    mark_or_macs: [Word; 6],
+}
+
+const _: () = assert!(size_of::<LookUp>() == 64);
+/// Kernel 6.10, commit 5311591fbb34: the rules are followed with this mark.
+const BPF_FIB_LOOKUP_MARK: u32 = 1 << 5;
+
+/// Forwards a Direct packet as the stack would that is marked: by rules and routes, if they lead to
+/// the uplink. The action is then `XDP_REDIRECT`.
+///
+/// # Errors
+///
+/// Why not; the packet is then as it was.
+#[inline(always)]
+pub(crate) fn redirect(packet: &XdpFragsPacket<'_>) -> Result<(), Fallback> {
+    let ingress = packet.ingress();
+    let mac = maps::port_mac(ingress).ok_or(Fallback::NotForUs)?;
+    let linear = packet.linear();
+    if packet.length() != linear.length() {
+        return Err(Fallback::SeveralBuffers);
+    }
+    let departure = departure(&linear, mac)?;
+    let uplink = maps::uplink(departure.is_ipv6());
+    if uplink == 0 {
+        return Err(Fallback::UplinkDown);
+    }
+    let [d0, d1, d2, s0, s1, s2] = next_hop(packet.0, ingress, uplink, &departure)?;
+    // The ends are where they were: a look-up does not move the packet.
+    let at = departure.lifetime_at;
+    if !linear.write(at, departure.lifetime) || !linear.write(0, [d0, d1, d2, s0, s1, s2]) {
+        return Err(Fallback::Options);
+    }
+    // SAFETY: the helper takes two numbers. It refuses nothing but flags, of which there are none.
+    unsafe { bpf_redirect(uplink, 0) };
+    Ok(())
+}
+
+/// The MAC addresses of a packet's way out by the uplink: the next hop's and the uplink's own.
+#[inline(always)]
+fn next_hop(
+    ctx: &XdpContext,
+    ingress: u32,
+    uplink: u32,
+    departure: &Departure,
+) -> Result<[Word; 6], Fallback> {
+    let [a, b, c, d] = maps::mark_value().to_ne_bytes();
+    let none = Word::new([0; 2]);
+    let mut look_up = LookUp {
+        family: departure.family,
+        protocol: departure.protocol,
+        ports: departure.ports,
+        length: departure.length,
+        interface: ingress,
+        class: departure.class,
+        source: departure.source,
+        destination: departure.destination,
+        vlan: [0; 2],
+        mark_or_macs: [Word::new([a, b]), Word::new([c, d]), none, none, none, none],
+    };
+    // SAFETY: the context is the one the program was called with, and the structure has the length
+    // and layout that the helper reads and writes.
+    let answer = unsafe {
+        bpf_fib_lookup(
+            ctx.as_ptr(),
+            (&raw mut look_up).cast(),
+            size_of::<LookUp>() as i32,
+            BPF_FIB_LOOKUP_MARK,
+        )
+    };
+    let outcome = match answer {
+        0 => Ok(()),
+        _ => Err(Fallback::of_look_up(answer)),
+    };
+    // Another way whose next hop is not known is another way (kernel commit d1c81818aa22, 6.0).
+    let found = matches!(outcome, Ok(()) | Err(Fallback::NoNeighbour));
+    if found && look_up.interface != uplink {
+        return Err(Fallback::OtherWay);
+    }
+    outcome?;
+    let [s0, s1, s2, d0, d1, d2] = look_up.mark_or_macs;
+    Ok([d0, d1, d2, s0, s1, s2])
 }
 
 /// Whether XDP has proposed Direct for this packet. Metadata of anyone else's layout proposes

@@ -3,7 +3,9 @@
 //! Five entries share one classifier. `b365_xdp` and `b365_xdp_frags` put a proposal for tc in front of
 //! Direct packets; the second also takes packets of several buffers, which only native mode may.
 //! `b365_tc_xdp` turns the proposal into the mark, and like `b365_tc`, which stands alone,
-//! classifies by itself where there is none. `b365_explain` only answers. Nothing here drops or redirects a packet.
+//! classifies by itself where there is none. `b365_explain` only answers. Where the uplink can take
+//! frames and the operator wants it, `b365_xdp_frags` redirects Direct packets there. Nothing here drops
+//! a packet.
 
 #![no_std]
 #![no_main]
@@ -19,14 +21,17 @@ mod context;
 mod maps;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS},
+    bindings::{
+        TC_ACT_UNSPEC,
+        xdp_action::{XDP_PASS, XDP_REDIRECT},
+    },
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use context::{AskedPacket, Frame, Linear, SkbPacket, XdpFragsPacket, XdpPacket};
 use gateway_common::abi::{
-    self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED, COUNTER_SELF_CHECKED,
-    COUNTER_SELF_DISAGREED, Sample,
+    self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED, COUNTER_REDIRECTED,
+    COUNTER_SELF_CHECKED, COUNTER_SELF_DISAGREED, Sample,
 };
 use gateway_common::{Decision, PacketBytes as _, Reason, Verdict};
 use maps::{Counters, GenerationTables};
@@ -40,7 +45,8 @@ fn b365_xdp(ctx: XdpContext) -> u32 {
 /// XDP for packets of one or more buffers (kernel 5.18).
 #[xdp(frags)]
 fn b365_xdp_frags(ctx: XdpContext) -> u32 {
-    propose(&ctx, &XdpFragsPacket(&ctx))
+    let packet = XdpFragsPacket(&ctx);
+    if maps::redirects() { redirect_or_propose(&ctx, &packet) } else { propose(&ctx, &packet) }
 }
 
 /// tc behind one of the XDP programs.
@@ -167,14 +173,43 @@ fn classify_whole_by_window<P: Frame>(packet: &P, counter: u32) -> u32 {
 #[inline(always)]
 fn propose<P: Frame>(ctx: &XdpContext, packet: &P) -> u32 {
     match classify_and_count(packet, Counters::Xdp, Sample::XDP) {
-        Verdict::Direct => {
-            if !context::write_metadata(ctx) {
-                Counters::Xdp.add(COUNTER_METADATA_UNSUPPORTED, packet);
-            }
-        }
+        Verdict::Direct => propose_direct(ctx, packet),
         Verdict::Inspect => {}
     }
     XDP_PASS
+}
+
+#[inline(always)]
+fn propose_direct<P: Frame>(ctx: &XdpContext, packet: &P) {
+    if !context::write_metadata(ctx) {
+        Counters::Xdp.add(COUNTER_METADATA_UNSUPPORTED, packet);
+    }
+}
+
+/// What cannot be redirected is marked, as everywhere else.
+#[inline(always)]
+fn redirect_or_propose(ctx: &XdpContext, packet: &XdpFragsPacket<'_>) -> u32 {
+    match classify_and_count(packet, Counters::Xdp, Sample::XDP) {
+        Verdict::Direct => {}
+        Verdict::Inspect => return XDP_PASS,
+    }
+    let counter = redirect(ctx);
+    Counters::Xdp.add(counter, packet);
+    if counter == COUNTER_REDIRECTED {
+        return XDP_REDIRECT;
+    }
+    propose_direct(ctx, packet);
+    XDP_PASS
+}
+
+/// Sends a Direct packet to the uplink, and gives the counter of what came of it. A function of its own
+/// for its stack, as [`classify_by_window`] is.
+#[inline(never)]
+fn redirect(ctx: &XdpContext) -> u32 {
+    match context::redirect(&XdpFragsPacket(ctx)) {
+        Ok(()) => COUNTER_REDIRECTED,
+        Err(cause) => cause.counter(),
+    }
 }
 
 #[inline(always)]

@@ -43,6 +43,12 @@ static WINDOW_ID: [Global<u32>; MAX_WINDOWS] = [const { Global::new(0) }; MAX_WI
 static SUPPORT_FIRST: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static SUPPORT_GROUPS: Global<u32> = Global::new(0);
+/// Index of the interface that Direct packets of an IP version are redirected to; zero where they are
+/// marked only. Where both are, the verifier takes out what redirects.
+#[unsafe(no_mangle)]
+static UPLINK_V4: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static UPLINK_V6: Global<u32> = Global::new(0);
 // Laid out by the address word as it is in memory, see `Word::in_memory`. All zero is all miss: an object loaded without its index inspects everything.
 #[unsafe(no_mangle)]
 static INDEX_V4: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
@@ -92,6 +98,9 @@ static FLOWS: HashMap<FlowId, u32, 1> = HashMap::new();
 /// How many, by group from `SUPPORT_FIRST` on.
 #[btf_map]
 static COUNT_FLOWS: PerCpuArray<u64, 1> = PerCpuArray::new();
+/// MAC addresses of the interfaces that redirect, by index; the last two octets are zero.
+#[btf_map]
+static PORTS: HashMap<u32, [u8; 8], 1> = HashMap::new();
 #[btf_map]
 static COUNT_XDP: PerCpuArray<Counter, 1> = PerCpuArray::new();
 #[btf_map]
@@ -226,6 +235,27 @@ pub(crate) fn mark_value() -> u32 {
 #[inline(always)]
 pub(crate) fn mark_mask() -> u32 {
     MARK_MASK.load()
+}
+
+/// Whether Direct packets are redirected.
+#[inline(always)]
+pub(crate) fn redirects() -> bool {
+    UPLINK_V4.load() != 0 || UPLINK_V6.load() != 0
+}
+
+/// The interface that they are redirected to; zero where those of this IP version are not.
+#[inline(always)]
+pub(crate) fn uplink(is_ipv6: bool) -> u32 {
+    if is_ipv6 { UPLINK_V6.load() } else { UPLINK_V4.load() }
+}
+
+/// The MAC address of an interface that redirects.
+#[inline(always)]
+pub(crate) fn port_mac(ifindex: u32) -> Option<[Word; 3]> {
+    let mac = PORTS.get_ptr(ifindex)?;
+    // SAFETY: the pointer is to a value of the map, which nobody writes once it is published.
+    let [a, b, c, d, e, f, _, _] = unsafe { *mac };
+    Some([Word::new([a, b]), Word::new([c, d]), Word::new([e, f])])
 }
 
 /// The tables of the generation that this program belongs to, for one packet.

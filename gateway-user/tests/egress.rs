@@ -355,3 +355,55 @@ table ip nat {
     }
 }
 ";
+
+#[test]
+fn another_uplink_ends_the_direct_flows_of_the_one_before() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    let mut direct = network.flow(DIRECT[0]).unwrap();
+    let mut inspected = network.flow(INSPECTED[0]).unwrap();
+    assert_eq!((direct.ask(), inspected.ask()), ("direct".into(), "inspector".into()));
+    let middle = "table inet middle {
+        chain input {
+            type filter hook input priority raw;
+            tcp dport 443 tcp flags & (syn | rst) == 0x0 counter name middle
+        }
+        counter middle { }
+    }";
+    network.inspector.nft(middle).unwrap();
+    product.configure(&config("[egress]\ninterface = \"insp0\"\ngateway4 = \"10.36.3.2\"\n"));
+    product.json(&["reload"]);
+    let answer = direct.ask_or_error();
+    assert!(answer.contains("reset"), "{answer}");
+    let seen = network.inspector.run("nft list counters").unwrap();
+    assert!(seen.contains("packets 0 "), "the other uplink saw the middle of a flow: {seen}");
+    assert_eq!(inspected.ask(), "inspector");
+    daemon.terminate();
+}
+
+#[test]
+fn a_trial_of_another_uplink_is_gone_back_from_though_the_one_before_has_gone() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.assert_it_parts();
+    let other = "[egress]\ninterface = \"insp0\"\ngateway4 = \"10.36.3.2\"\n";
+    product.configure(&config(other));
+    product.json(&["apply", "--confirm-within", "5s"]);
+    network.gateway("ip link delete up0");
+    daemon.wait_for_log("nobody confirmed: going back", 1);
+    wait_until("what was before serves", || {
+        let told = product.status();
+        told["daemon"]["egress"]["interface"] == UPLINK && told["daemon"]["confirm_until"].is_null()
+    });
+    network.assert_all_is_inspected();
+    join((&network.site.gateway, UPLINK), (&network.direct, "in0"), 2);
+    network.direct.ip(&default_routes(2, 1)).unwrap();
+    wait_until("it is up", || {
+        let families = product.status()["daemon"]["egress"]["families"].clone();
+        families.as_array().unwrap().iter().all(|family| family["state"] == "up")
+    });
+    network.assert_it_parts();
+    daemon.terminate();
+}

@@ -290,6 +290,8 @@ fn a_stale_feed_is_kept_or_inspected_as_the_operator_wants() {
     stage.product.json(&["reload"]);
     wait_until("everything is inspected", || stage.daemon()["feed"]["inspecting"] == true);
     stage.assert_inspected(&[ALWAYS]);
+    let window = ["support", "start", "--client", "192.0.2.7", "--for", "1h", "--note", "case 123"];
+    stage.product.assert_refused(&window, Exit::Feed as i32, &["the feed is stale"]);
     stage.service.set(serving(SECOND, &base()));
     wait_until("it is fresh", || stage.daemon()["feed"]["inspecting"] == false);
     stage.assert_direct(&[ALWAYS]);

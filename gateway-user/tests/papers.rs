@@ -114,14 +114,46 @@ fn the_architecture_lists_every_reason_with_its_counter() {
 
 #[test]
 fn the_manual_lists_every_check_of_the_doctor() {
-    let operations = text_of("docs/operations.md");
-    let section = operations.split("\n## Doctor\n").nth(1).unwrap().split("\n## ").next().unwrap();
-    let listed: Vec<&str> = rows(section)
+    let manual = text_of("docs/doctor.md");
+    let listed: Vec<&str> = rows(&manual)
         .into_iter()
         .filter_map(|row| row[0].strip_prefix('`')?.strip_suffix('`'))
         .collect();
     let checks: Vec<&str> = Check::ALL.iter().map(|check| check.name()).collect();
     assert_eq!(listed, checks);
+}
+
+/// What a heading is linked by: small letters, blanks as hyphens, and no other marks.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let outside: String = text.split("```").step_by(2).collect();
+    let headings = outside.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let letters = heading.trim_start_matches('#').trim().to_lowercase();
+        let letters = letters.chars().map(|it| if it == ' ' { '-' } else { it });
+        letters.filter(|it| it.is_alphanumeric() || matches!(it, '-' | '_')).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_link_into_a_page_leads_to_a_heading() {
+    let mut links = 0;
+    for paper in files(".", "md") {
+        let text = text_of(paper.to_str().unwrap());
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let Some((file, anchor)) = target.split_once('#') else { continue };
+            if target.contains("://") {
+                continue;
+            }
+            let page = match file {
+                "" => text.clone(),
+                file => text_of(paper.parent().unwrap().join(file).to_str().unwrap()),
+            };
+            assert!(anchors(&page).contains(anchor), "{} links to {target}", paper.display());
+            links += 1;
+        }
+    }
+    assert!(links > 20, "the papers are read wrongly");
 }
 
 #[test]
@@ -170,11 +202,8 @@ fn every_invariant_names_what_enforces_and_what_proves_it() {
     let architecture = text_of(ARCHITECTURE);
     let invariants = architecture.split("## Invariants").nth(1).unwrap();
     let invariants = invariants.split("\n## ").next().unwrap();
-    let mut before = 0;
-    for invariant in invariants.split("\n**I").skip(1) {
-        let number: u32 = invariant.split('.').next().unwrap().parse().unwrap();
-        assert!(number > before, "I{number} stands after I{before}");
-        before = number;
+    for (number, invariant) in (1..).zip(invariants.split("\n**I").skip(1)) {
+        assert!(invariant.starts_with(&format!("{number}. ")), "I{number}: {invariant}");
         for line in ["\n- enforced: ", "\n- proved: `gateway-user/tests/"] {
             assert!(invariant.contains(line), "I{number} lacks {line:?}");
         }

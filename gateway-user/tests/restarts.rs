@@ -69,6 +69,9 @@ fn a_reload_to_a_source_without_a_list_takes_effect_with_its_first_one() {
     let worldwide = fs::read_to_string(stage.product.config()).unwrap();
     stage.product.configure(&worldwide.replace("Worldwide", "China"));
     stage.service.set(Script::new());
+    // On trial it would come with the first list, when nobody waits to go back any more.
+    let on_trial = ["apply", "--confirm-within", "1h"];
+    stage.product.assert_refused(&on_trial, Exit::Feed as i32, &["China", "breakout365 reload"]);
     let said = stage.product.json(&["reload"]);
     assert_eq!(said["awaited"], true);
     stage.wait_for_checks(1);
@@ -134,7 +137,7 @@ fn a_list_that_comes_during_a_trial_is_taken_when_that_ends() {
     stage.configure("", LENIENT);
     let daemon = stage.product.start();
     stage.configure("", &format!("{LENIENT}\n{}", include("8.8.8.0/24")));
-    stage.product.json(&["apply", "--confirm-within", "4s"]);
+    stage.product.json(&["apply", "--confirm-within", "12s"]);
     stage.service.set(serving(THIRD, &more()));
     stage.wait_for_checks(2);
     assert_eq!(stage.product.status()["feed"]["version"], SECOND, "on trial");

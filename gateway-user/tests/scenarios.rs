@@ -63,7 +63,7 @@ fn a_tunnel_to_a_cloud_inspector_carries_only_the_rest() {
 
 #[test]
 fn operators_read_the_very_rules_that_the_scenarios_load() {
-    let paper = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let paper = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/inspection.md");
     let paper = std::fs::read_to_string(paper).unwrap();
     let default = gateway_user::config::Mark::default();
     assert_eq!(default.value, default.mask);

@@ -69,7 +69,7 @@ fn assert_equals_oracle(traced: &Traced, table: &Table, sent: &[u8]) {
     let expected = table.decide_frame(sent, None);
     assert_eq!(traced.answer.reason, expected.reason(), "{traced:?}");
     let sets = expected.group().map(|group| table.groups()[usize::from(group)].clone());
-    let sets: Vec<_> = sets.into_iter().flatten().collect();
+    let sets: Vec<u32> = sets.into_iter().flatten().collect();
     assert_eq!(traced.answer.sets, sets, "{traced:?}");
 }
 
@@ -87,8 +87,8 @@ fn every_packet_that_is_drawn_is_what_was_sent_and_what_the_oracle_says_of_it() 
         for frame in &frames {
             wire.send(frame).unwrap();
         }
-        let records = read(&site, &mut tracer, frames.len());
-        for (traced, sent) in records.iter().zip(&frames) {
+        let all = read(&site, &mut tracer, frames.len());
+        for (traced, sent) in all.iter().zip(&frames) {
             assert_eq!(traced.hook.name(), hook);
             assert_eq!(traced.interface.as_deref(), Some(LAN));
             assert_equals_oracle(traced, &one_table(), sent);
@@ -104,7 +104,7 @@ fn every_packet_that_is_drawn_is_what_was_sent_and_what_the_oracle_says_of_it() 
             assert!((whole - 1..=whole).contains(&traced.head.len()), "{traced:?}");
             assert_eq!(traced.head, sent[..traced.head.len()]);
         }
-        let first = &records[0].packet;
+        let first = &all[0].packet;
         assert_eq!(first.destination, Some("40.96.0.0".parse().unwrap()));
         assert_eq!((first.destination_port, first.protocol), (Some(443), Some(6)));
         assert_eq!(tracer.lost().unwrap(), 0);

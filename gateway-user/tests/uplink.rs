@@ -5,10 +5,18 @@
 
 mod support;
 
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
 use serde_json::Value;
 use support::network::{
     DIRECT, EGRESS, Flow, INSPECTED, Network, UPLINK, config, default_routes, join,
@@ -156,6 +164,35 @@ fn a_carrier_that_flaps_is_held_down_longer_each_time_and_the_journal_has_each_c
 }
 
 #[test]
+fn a_lost_carrier_is_noticed_at_once_by_a_daemon_that_is_asked_all_the_time() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, EGRESS);
+    wait_for(&product, "up", None);
+    let socket = product.run_dir().join("observe.sock");
+    let is_over = AtomicBool::new(false);
+    let took = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let mut document = Vec::new();
+                UnixStream::connect(&socket).unwrap().read_to_end(&mut document).unwrap();
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let begin = Instant::now();
+        network.direct.run("ip link set in0 down").unwrap();
+        while !daemon.log().contains("is down: no carrier")
+            && begin.elapsed() < Duration::from_secs(12)
+        {
+            thread::sleep(Duration::from_millis(20));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        begin.elapsed()
+    });
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    daemon.terminate();
+}
+
+#[test]
 fn what_is_counted_of_families_goes_on_over_reloads_without_a_way_out() {
     let network = Network::new();
     let (product, daemon) = start(&network, EGRESS);
@@ -174,6 +211,38 @@ fn what_is_counted_of_families_goes_on_over_reloads_without_a_way_out() {
     let egress = product.status()["daemon"]["egress"].clone();
     assert_eq!(egress["families"][1]["transitions"], 2, "{egress}");
     assert_eq!(egress["put_back"], 1, "{egress}");
+    daemon.terminate();
+}
+
+#[test]
+fn a_rule_of_somebody_else_in_our_place_hides_no_uplink_that_fails() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, &format!("{EGRESS}{HEALTH}"));
+    wait_for(&product, "up", None);
+    network.gateway("ip rule add from 192.0.2.0/24 lookup main pref 366");
+    daemon.wait_for_log("IPv4 rule priority 366 is taken", 1);
+    network.assert_it_parts();
+    let mut flows = Flows::open(&network);
+    network.direct.run("ip link set in0 down").unwrap();
+    wait_for(&product, "down", Some("no_carrier"));
+    network.assert_all_is_inspected();
+    flows.assert_direct_ones_are_reset();
+    network.direct.run("ip link set in0 up").unwrap();
+    network.direct.run("ip address replace fd36:2::2/64 dev in0 nodad").unwrap();
+    network.direct.ip(&default_routes(2, 1).replace("add", "replace")).unwrap();
+    wait_for(&product, "up", None);
+    network.assert_it_parts();
+    let far = "table inet far {
+        chain input {
+            type filter hook input priority raw;
+            tcp dport 443 drop
+        }
+    }";
+    network.direct.nft(far).unwrap();
+    wait_for(&product, "down", Some("probes_failed"));
+    network.assert_all_is_inspected();
+    network.gateway("ip rule del from 192.0.2.0/24 lookup main pref 366");
+    daemon.wait_for_log("is in place again", 1);
     daemon.terminate();
 }
 
@@ -241,6 +310,32 @@ fn silence_beyond_the_next_hop_is_noticed_by_probes_that_take_the_way_of_direct_
 }
 
 #[test]
+fn what_probes_have_found_down_stays_down_over_a_restart() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, &format!("{EGRESS}{HEALTH}"));
+    wait_for(&product, "up", None);
+    let far = "table inet far {
+        chain input {
+            type filter hook input priority raw;
+            tcp dport 443 drop
+        }
+    }";
+    network.direct.nft(far).unwrap();
+    wait_for(&product, "down", Some("probes_failed"));
+    daemon.end(Signal::SIGKILL);
+    // Rounds that are far apart: what is known of the uplink at first is what was left.
+    let slow = HEALTH.replace("interval = \"200ms\"", "interval = \"1s\"");
+    product.configure(&config(&format!("{EGRESS}{slow}")));
+    let daemon = product.start();
+    network.assert_all_is_inspected();
+    assert_eq!(told(&product)[0], ("down".to_owned(), Some("probes_failed".to_owned())));
+    network.direct.run("nft delete table inet far").unwrap();
+    wait_for(&product, "up", None);
+    network.assert_it_parts();
+    daemon.terminate();
+}
+
+#[test]
 fn one_lost_round_changes_nothing_and_one_answered_round_neither() {
     let network = Network::new();
     let (product, daemon) = start(&network, &format!("{EGRESS}{HEALTH}"));
@@ -286,6 +381,83 @@ fn a_client_that_only_waits_for_data_is_reset_at_once_too() {
         assert!(heard.contains("reset"), "{heard}");
     }
     flows.assert_inspected_ones_live();
+    daemon.terminate();
+}
+
+#[test]
+fn flows_that_were_ended_are_not_forgotten_when_the_other_family_fails_too() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, &format!("{EGRESS}{HEALTH}"));
+    wait_for(&product, "up", None);
+    let mut flow = network.flow(DIRECT[0]).unwrap();
+    assert_eq!(flow.ask(), "direct");
+    // So that it is not made to speak.
+    let deaf = "table inet deaf {
+        chain input {
+            type filter hook input priority raw;
+            tcp sport 443 drop
+        }
+    }";
+    network.site.client.nft(deaf).unwrap();
+    let middle = "table inet middle {
+        chain input {
+            type filter hook input priority raw;
+            tcp dport 443 tcp flags & (syn | rst) == 0x0 counter name middle
+        }
+        counter middle { }
+    }";
+    network.inspector.nft(middle).unwrap();
+    for (family, at) in [("ip", 0), ("ip6", 1)] {
+        let far = format!(
+            "table {family} far {{
+                chain input {{
+                    type filter hook input priority raw;
+                    tcp dport 443 drop
+                }}
+            }}"
+        );
+        network.direct.nft(&far).unwrap();
+        wait_until("the family is down", || told(&product)[at].0 == "down");
+    }
+    network.site.client.run("nft delete table inet deaf").unwrap();
+    let answer = flow.ask_or_error();
+    assert!(answer.contains("reset"), "{answer}");
+    let seen = network.inspector.run("nft list counters").unwrap();
+    assert!(seen.contains("packets 0 "), "an inspector saw the middle of a flow: {seen}");
+    daemon.terminate();
+}
+
+#[test]
+fn a_proxys_own_segments_in_a_servers_name_stay_tracked() {
+    let network = Network::new();
+    let (product, daemon) = start(&network, EGRESS);
+    wait_for(&product, "up", None);
+    let count = "table inet count {
+        chain output {
+            type filter hook output priority filter;
+            ip saddr 40.96.0.9 tcp sport 4443 ct state untracked counter name untracked
+            ip saddr 40.96.0.9 tcp sport 4443 ct state new counter name tracked
+        }
+        counter untracked { }
+        counter tracked { }
+    }";
+    network.site.gateway.nft(count).unwrap();
+    // A transparent proxy whose sockets have taken over the connection mark of an inspected flow.
+    let speak = || {
+        let socket =
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+        setsockopt(&socket, sockopt::IpTransparent, &true).unwrap();
+        setsockopt(&socket, sockopt::Mark, &0x0200_0000).unwrap();
+        let (from, to) = ("40.96.0.9:4443", "10.36.1.2:9");
+        let name = |address: &str| SockaddrStorage::from(address.parse::<SocketAddr>().unwrap());
+        bind(socket.as_raw_fd(), &name(from)).unwrap();
+        assert!(connect(socket.as_raw_fd(), &name(to)).is_err(), "it goes on by itself");
+    };
+    network.site.gateway.enter(speak).unwrap();
+    let seen = network.gateway("nft list counters");
+    let seen = seen.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(seen.contains("counter untracked { packets 0 "), "{seen}");
+    assert!(!seen.contains("counter tracked { packets 0 "), "{seen}");
     daemon.terminate();
 }
 

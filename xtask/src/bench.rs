@@ -20,6 +20,16 @@ pub(crate) enum Benchmark {
         #[arg(long)]
         quick: bool,
     },
+    /// Nanoseconds per forwarded packet: by us, and by the ways that gateways have without us
+    Gateway {
+        /// Print the figures as a JSON object
+        #[arg(long)]
+        json: bool,
+
+        /// Fewer rounds
+        #[arg(long)]
+        quick: bool,
+    },
     /// Seconds and memory that 100,000 own prefixes take from text to publication
     Scale {
         /// Print the figures as a JSON object
@@ -39,6 +49,7 @@ pub(crate) fn run(benchmark: &Benchmark) -> Result<()> {
     }
     let (name, json, quick) = match benchmark {
         Benchmark::Classify { json, quick } => ("classify", *json, *quick),
+        Benchmark::Gateway { json, quick } => ("gateway", *json, *quick),
         Benchmark::Scale { json } => ("scale", *json, false),
     };
     let mut command = cargo();

@@ -73,3 +73,37 @@ fn setup_and_check() -> anyhow::Result<()> {
     println!("check: {checks} checks passed");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    /// What stands for a value in the papers.
+    const PLACEHOLDERS: [(&str, &str); 1] = [("NAME", "ips")];
+
+    #[test]
+    fn every_task_that_the_papers_name_is_one() {
+        let commands = xtask::papers::commands(&BTreeSet::new()).expect("the papers are there");
+        let mut tasks = 0;
+        for (command, papers) in &commands {
+            let Some(task) = command.strip_prefix("cargo ") else { continue };
+            if !task.starts_with("xtask ") {
+                continue;
+            }
+            let words = task.split(' ').map(|word| {
+                PLACEHOLDERS.iter().find(|(name, _)| *name == word).map_or(word, |(_, value)| value)
+            });
+            if let Err(error) = Cli::try_parse_from(words) {
+                // A group of verbs is named without one.
+                let group = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+                assert_eq!(error.kind(), group, "`{command}` in {papers:?}: {error}");
+            }
+            tasks += 1;
+        }
+        assert!(tasks > 5, "the papers are read wrongly");
+    }
+}

@@ -46,6 +46,7 @@ pub(crate) fn blueprint(table: Table) -> Blueprint {
         own: Vec::new(),
         deadline: None,
         self_check: 1000,
+        redirect: None,
     }
 }
 

@@ -12,6 +12,7 @@ mod output;
 mod plan;
 pub mod plan_text;
 mod policy;
+mod redirecting;
 mod replay;
 mod revoke;
 mod run;

@@ -12,7 +12,9 @@ use crate::exit::{Exit, Failure};
 #[derive(Debug, clap::Subcommand)]
 pub enum PlanVerb {
     Show(Show),
+    /// Publish the plan that guards hold, all the same
     Accept(Decide),
+    /// Forget the plan that guards hold, and this version of the list with it
     Reject(Decide),
 }
 

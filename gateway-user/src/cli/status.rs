@@ -7,6 +7,7 @@ use gateway_common::Reason;
 use serde::Serialize;
 
 use super::output;
+use super::redirecting::Redirecting;
 use crate::config::Mode;
 use crate::datapath::{Control, DatapathError, Pins, Scope};
 use crate::exit::Failure;
@@ -35,6 +36,10 @@ struct Status {
     daemon_running: bool,
     /// All that the daemon says of itself; `None` where none answers.
     daemon: Option<Observation>,
+    /// `redirect`, or `mark`: what becomes of direct packets.
+    action: &'static str,
+    /// Where XDP sends them; `None` where they are marked.
+    redirecting: Option<Redirecting>,
     verdicts: Verdicts,
     reasons: Vec<ReasonTraffic>,
     sets: Vec<SetTraffic>,
@@ -133,7 +138,10 @@ fn status(pins: &Pins, seen: Seen, daemon: Option<Observation>) -> Status {
         .collect();
     let inspected = Reason::ALL.into_iter().filter(|reason| *reason != Reason::Matched);
     let inspect = inspected.map(|reason| traffic.reason(reason));
+    let to = loaded.redirects_to.as_deref();
     Status {
+        action: if to.is_some() { "redirect" } else { "mark" },
+        redirecting: to.map(|to| Redirecting::of(to, &traffic)),
         loaded,
         switches,
         daemon_running: daemon.is_some() || pins.is_locked(),
@@ -173,6 +181,7 @@ fn text(status: &Status) -> String {
     if loaded.mode == Mode::Shadow {
         lines.push("mode    shadow: direct packets are counted, none is marked".to_owned());
     }
+    lines.extend(status.redirecting.as_ref().map(Redirecting::line));
     if loaded.sources != Scope::default() {
         lines.push(format!("sources {}", loaded.sources));
     }

@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::health::{self, Health};
 use super::validate::{Source, bad_interface_name};
-use super::{ConfigError, Interface, Mark};
+use super::{ConfigError, HookMode, Interface, Mark};
 
 /// The routing table of direct traffic.
 const TABLE: u32 = 365;
@@ -44,6 +44,19 @@ pub struct Egress {
     pub on_failure: OnFailure,
     /// How it is probed; `None`, only link and next hop are watched.
     pub health: Option<Health>,
+    /// How Direct packets get to the uplink.
+    pub action: Action,
+}
+
+/// How Direct packets get to the uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// They are marked; rules, routes and netfilter do the rest.
+    #[default]
+    Mark,
+    /// XDP sends them there by itself, past netfilter; what it cannot send is marked.
+    Redirect,
 }
 
 /// Where the address of a next hop is from.
@@ -104,6 +117,7 @@ pub(super) struct Spec {
     #[serde(default)]
     on_failure: OnFailure,
     health: Option<health::Spec>,
+    action: Option<Spanned<Action>>,
 }
 
 /// What the section means; `decided` is from `[mark]`.
@@ -143,6 +157,7 @@ pub(super) fn egress(
         return Err(source.refuse(&section, "egress", problem));
     }
     let spec = section.into_inner();
+    let action = action(source, &spec, inside)?;
     let interface = uplink(source, spec.interface, inside)?;
     let gateway4 = next_hop(source, spec.gateway4.as_ref(), "egress.gateway4", is_host4)?;
     let gateway6 = next_hop(source, spec.gateway6.as_ref(), "egress.gateway6", is_host6)?;
@@ -166,7 +181,27 @@ pub(super) fn egress(
         decided,
         on_failure: spec.on_failure,
         health: spec.health.as_ref().map(|spec| health::health(source, spec)).transpose()?,
+        action,
     }))
+}
+
+/// Redirecting is refused with whatever netfilter would have to do, and where no native XDP is.
+fn action(source: &Source<'_>, spec: &Spec, inside: &[Interface]) -> Result<Action, ConfigError> {
+    let Some(at) = spec.action.as_ref().filter(|at| *at.get_ref() == Action::Redirect) else {
+        return Ok(Action::Mark);
+    };
+    let without_xdp =
+        inside.iter().find(|one| matches!(one.hook, HookMode::Tc | HookMode::Generic));
+    let problem = if spec.masquerade {
+        "\"redirect\" passes netfilter by: no masquerade; use \"mark\"".to_owned()
+    } else if spec.clamp_mss {
+        "\"redirect\" passes netfilter by: no clamp-mss; use \"mark\"".to_owned()
+    } else if let Some(Interface { name, .. }) = without_xdp {
+        format!("\"redirect\" is for native XDP, which the hook of {name:?} is not; use \"mark\"")
+    } else {
+        return Ok(Action::Redirect);
+    };
+    Err(source.refuse(at, "egress.action", problem))
 }
 
 fn next_hop<A: Copy + std::fmt::Display + std::str::FromStr>(
@@ -260,6 +295,7 @@ mod tests {
             decided: 0x0200_0000,
             on_failure: OnFailure::Inspect,
             health: None,
+            action: Action::Mark,
         };
         let keys = "interface = \"wan0\"\ngateway4 = \"192.0.2.1\"\n";
         assert_eq!(parse(keys), Ok(Some(smallest.clone())));
@@ -280,6 +316,9 @@ mod tests {
         let all =
             Egress { gateway4: Some(NextHop::Learned), on_failure: OnFailure::Block, ..smallest };
         assert_eq!(parse(keys), Ok(Some(all)));
+        let keys = "interface = \"wan0\"\ngateway4 = \"192.0.2.1\"\naction = \"redirect\"\n";
+        let redirect = parse(keys).unwrap().unwrap();
+        assert_eq!(redirect.action, Action::Redirect);
     }
 
     #[test]
@@ -324,6 +363,21 @@ mod tests {
             (
                 format!("{wan}\n{hop}\npriority = 32765"),
                 "c.toml:7: egress.priority: 32765 is no priority from 1 to 32764",
+            ),
+            (
+                format!("{wan}\n{hop}\nmasquerade = true\naction = \"redirect\""),
+                "c.toml:8: egress.action: \"redirect\" passes netfilter by: no masquerade; use \"mark\"",
+            ),
+            (
+                format!("{wan}\n{hop}\nclamp-mss = true\naction = \"redirect\""),
+                "c.toml:8: egress.action: \"redirect\" passes netfilter by: no clamp-mss; use \"mark\"",
+            ),
+            (
+                format!(
+                    "{wan}\n{hop}\naction = \"redirect\"\n[[interface]]\nname = \"lan1\"\nhook = \"tc\""
+                ),
+                "c.toml:7: egress.action: \"redirect\" is for native XDP, which the hook of \"lan1\" is \
+                 not; use \"mark\"",
             ),
             (
                 format!("{wan}\n{hop}\n[mark]\nvalue = 0x02000000"),

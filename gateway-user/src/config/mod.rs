@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Guards;
 use crate::policy::Policy;
 
-pub use egress::{Egress, NextHop, OnFailure};
+pub use egress::{Action, Egress, NextHop, OnFailure};
 pub use feed::{FeedOptions, FeedSource, HoldAdditions, Instance, OnStale, UnknownInstance};
 pub use health::{Health, Target};
 

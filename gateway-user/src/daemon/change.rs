@@ -12,7 +12,7 @@ use super::packet_log::PacketLog;
 use super::revision::{ConfigText, Revision};
 use super::watch::FeedWatch;
 use super::{Daemon, hooks};
-use crate::datapath::{Blueprint, HookRequest, Published, Step, bring_up};
+use crate::datapath::{Blueprint, HookRequest, Published, Redirect, Step, bring_up};
 use crate::exit::{Exit, Failure};
 use crate::feed::{FeedIdentity, Snapshot};
 use crate::plan::{self, GatewayNetworks, Plan, Refusal};
@@ -31,6 +31,8 @@ pub(super) struct Serving {
     pub(super) inspecting: bool,
     /// What support windows let go direct besides.
     pub(super) support: Support,
+    /// Where it redirects to.
+    pub(super) redirect: Option<Redirect>,
 }
 
 /// What came of a wish.
@@ -207,13 +209,23 @@ impl Daemon<'_> {
         plan: Option<&Plan>,
         may_be_away: &BTreeSet<String>,
     ) -> Result<u64, Failure> {
-        let (hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
+        let (mut hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
         let inspecting = self.watch.wants_inspection();
         let blueprint = revision.blueprint(inspecting);
-        let (blueprint, support) = Box::pin(self.with_windows(blueprint, &revision)).await;
+        let (mut blueprint, support) = Box::pin(self.with_windows(blueprint, &revision)).await;
         let way_before = self.egress.wanted().cloned();
-        let published = match self.make_way_out(&revision.config).await {
-            Ok(()) => self.bring_up(&blueprint, &hooks),
+        blueprint.redirect = match self.redirect(&revision.config, &mut hooks).await {
+            Ok(redirect) => redirect,
+            Err(problem) => {
+                self.record_failure(trigger, Some(&revision), &problem.to_string());
+                return Err(problem.into());
+            }
+        };
+        let published = match self.make_way_out(&revision.config, trigger).await {
+            Ok(()) => {
+                blueprint.redirect = self.as_far_as_up(blueprint.redirect.take());
+                self.bring_up(&blueprint, &hooks)
+            }
             Err(failure) => Err(failure),
         };
         let published = match published {
@@ -232,10 +244,13 @@ impl Daemon<'_> {
         self.interfaces = interfaces;
         (self.problem, self.failed) = (None, None);
         self.heartbeat.take(self.lock.pins());
-        let before = self.serving.replace(Serving { revision, generation, inspecting, support });
+        let redirect = blueprint.redirect;
+        let now = Serving { revision, generation, inspecting, support, redirect };
+        let before = self.serving.replace(now);
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.
         self.give_sign_of_life();
+        self.leave_uplink(way_before.as_ref()).await;
         self.windows_are_published().await;
         let Some(Serving { revision, .. }) = &self.serving else { return Ok(generation) };
         let is_new = before.as_ref().is_none_or(|before| !before.is_same(revision));

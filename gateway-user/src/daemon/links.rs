@@ -6,7 +6,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, StreamExt as _};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use crate::exit::{Exit, Failure};
 
@@ -17,6 +17,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 pub(super) struct Links {
     messages: BoxStream<'static, ()>,
     connection: JoinHandle<()>,
+    /// When what was heard is told.
+    due: Option<Instant>,
 }
 
 impl Links {
@@ -26,17 +28,25 @@ impl Links {
             new_multicast_connection(&[MulticastGroup::Link]).map_err(|error| {
                 Failure::new(Exit::System, format!("netlink: cannot watch interfaces: {error}"))
             })?;
-        Ok(Self { messages: messages.map(|_| ()).boxed(), connection: tokio::spawn(connection) })
+        let (messages, connection) = (messages.map(|_| ()).boxed(), tokio::spawn(connection));
+        Ok(Self { messages, connection, due: None })
     }
 
-    /// Waits for a message, and takes those with it that have come as well by then. Never returns once the subscription is broken: the daemon still looks
+    /// Waits for a message, and takes those with it that have come as well by then. May be dropped and
+    /// called again at any time. Never returns once the subscription is broken: the daemon still looks
     /// by itself every now and then.
     pub(super) async fn changed(&mut self) {
-        if self.messages.next().await.is_none() {
-            std::future::pending::<()>().await;
-        }
-        sleep(SETTLE).await;
+        let due = if let Some(due) = self.due {
+            due
+        } else {
+            if self.messages.next().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+            *self.due.insert(Instant::now() + SETTLE)
+        };
+        sleep_until(due).await;
         while self.messages.next().now_or_never().flatten().is_some() {}
+        self.due = None;
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Packets are classified by what is pinned, whether it runs or not. Every change, an interface
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
-//! what becomes one, `way_out` makes the way for what it marks, `pending` and `trial` are what waits
-//! for a person, `windows` is what a person opens for some clients for some time, `watch` asks the
-//! feed's source, `heartbeat` is the sign of life that packets go direct by, `tally` adds counters up,
-//! `control` and `observer` are the two sockets, `service` is what the service manager hears,
-//! `journal` is what is left to read.
+//! what becomes one, `way_out` makes the way for what it marks, `redirect` is whether XDP goes it
+//! alone, `pending` and `trial` are what waits for a person, `windows` is what a person opens for some
+//! clients for some time, `watch` asks the feed's source, `heartbeat` is the sign of life that packets
+//! go direct by, `tally` adds counters up, `control` and `observer` are the two sockets, `service` is
+//! what the service manager hears, `journal` is what is left to read.
 
 mod change;
 mod collisions;
@@ -18,6 +18,7 @@ mod links;
 mod observer;
 mod packet_log;
 mod pending;
+mod redirect;
 mod reply;
 mod revision;
 mod revoke;
@@ -153,16 +154,16 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
             call = control.call() => daemon.answer(call).await,
             () = links.changed() => {
                 daemon.follow_interfaces().await;
-                daemon.egress.look_again().await;
+                daemon.look_at_way_out().await;
             }
             is_to_be_looked_at = daemon.egress.changed() => {
                 if is_to_be_looked_at {
-                    daemon.egress.look_again().await;
+                    daemon.look_at_way_out().await;
                 }
             }
             _ = look_again.tick() => {
                 daemon.follow_interfaces().await;
-                daemon.egress.look_again().await;
+                daemon.look_at_way_out().await;
                 daemon.look_at_the_clock().await;
                 daemon.look_at_self_check();
                 daemon.follow_windows().await;
@@ -253,7 +254,8 @@ impl Daemon<'_> {
         self.service.reloaded();
     }
 
-    /// Publishes anew when an interface has come back, or come anew under its name.
+    /// Publishes anew when an interface has come back, or come anew under its name, or can be
+    /// redirected to again or no longer.
     async fn follow_interfaces(&mut self) {
         let mut came = false;
         for (name, index) in &mut self.interfaces {
@@ -268,10 +270,21 @@ impl Daemon<'_> {
                 Err(failure) => error!("{failure}"),
             }
         }
-        let Some(serving) = self.serving.as_ref().filter(|_| came) else { return };
+        if came || self.redirect_has_changed().await {
+            self.publish_again("an interface has changed").await;
+        }
+    }
+
+    async fn look_at_way_out(&mut self) {
+        self.egress.look_again().await;
+        self.follow_redirect().await;
+    }
+
+    async fn publish_again(&mut self, why: &str) {
+        let Some(serving) = &self.serving else { return };
         let (revision, away) = (serving.revision.clone(), self.may_be_away(None));
         if let Err(failure) = self.publish(revision, Trigger::Interface, None, &away).await {
-            error!("an interface came back, but cannot be attached: {failure}");
+            error!("{why}, but what follows from that cannot be published: {failure}");
             self.problem = Some(failure.to_string());
         }
     }

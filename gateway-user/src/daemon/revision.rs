@@ -162,6 +162,7 @@ impl Revision {
             own,
             deadline: self.config.deadline,
             self_check: self.config.self_check,
+            redirect: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use tracing::info;
 use super::Daemon;
 use super::change::{BEFORE, Change};
 use super::journal::{Outcome, Trigger};
-use super::revision::{Revision, Saved};
+use super::revision::{ConfigText, Revision, Saved};
 use super::start::recall;
 use super::watch::seconds;
 use crate::exit::{Exit, Failure};
@@ -80,6 +80,16 @@ impl Daemon<'_> {
             let problem = "nothing serves yet, so there is nothing to go back to; use `reload`";
             return Err(Failure::new(Exit::Usage, problem));
         };
+        // What comes with the first list, some time later, would not be on trial any more.
+        let config = ConfigText::read(&self.settings.config)?;
+        if self.wish(&config)?.revision.is_none() {
+            let problem = format!(
+                "no feed of {} is at hand, so there is nothing to try out; `breakout365 reload` waits \
+                 for one",
+                config.config.feed
+            );
+            return Err(Failure::new(Exit::Feed, problem));
+        }
         // First, so that a restart at any moment from here on goes back.
         self.write(TRIAL, &back_to, false)?;
         let change = self.reload(Trigger::Apply).await;

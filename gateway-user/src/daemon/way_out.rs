@@ -1,7 +1,7 @@
 //! The way out, on the way to a generation: made before it is published, so that what is marked finds
 //! it, and gone back from or left when the change is decided.
 
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use super::Daemon;
 use super::journal::{Entry, Outcome, Trigger};
@@ -11,10 +11,17 @@ use crate::egress::{Transition, Wanted};
 use crate::exit::Failure;
 
 impl Daemon<'_> {
-    /// Makes the way out that `config` asks for, if any. At a start the uplink may come later.
-    pub(super) async fn make_way_out(&mut self, config: &Config) -> Result<(), Failure> {
+    /// Makes the way out that `config` asks for, if any. At a start the uplink may come later, and
+    /// on the way back: what served before is no typing error.
+    pub(super) async fn make_way_out(
+        &mut self,
+        config: &Config,
+        trigger: Trigger,
+    ) -> Result<(), Failure> {
+        let is_way_back = matches!(trigger, Trigger::Rollback | Trigger::Unconfirmed);
+        let may_wait = is_way_back || self.serving.is_none();
         match Wanted::of(config) {
-            Some(wanted) => Ok(self.egress.establish(&wanted, self.serving.is_none()).await?),
+            Some(wanted) => Ok(self.egress.establish(&wanted, may_wait).await?),
             None => Ok(()),
         }
     }
@@ -30,6 +37,26 @@ impl Daemon<'_> {
         let is_marking = || attached(self.lock.pins()).is_ok_and(|hooks| !hooks.is_empty());
         if before.is_some() || self.serving.is_some() || !is_marking() {
             self.egress.go_back(before.as_ref()).await;
+        }
+    }
+
+    /// Ends the direct flows of the way out `before`, where another uplink serves from now on: by that
+    /// one they would go on in their middle, from another address.
+    pub(super) async fn leave_uplink(&mut self, before: Option<&Wanted>) {
+        let (Some(before), Some(now)) = (before, self.egress.wanted()) else { return };
+        let (before, now) = (before.egress.interface.clone(), now.egress.interface.clone());
+        if before == now {
+            return;
+        }
+        match self.egress.revoke(|_| true).await {
+            Ok(ended) => {
+                info!("{ended} direct flows of uplink {before} are ended, {now} serves now");
+            }
+            Err(failure) => {
+                let problem = format!("direct flows of uplink {before} are not ended: {failure}");
+                error!("{problem}");
+                self.problem = Some(problem);
+            }
         }
     }
 

@@ -109,10 +109,16 @@ impl Daemon<'_> {
 
     /// Opens a window.
     pub(super) async fn start_window(&mut self, wish: Wish) -> Result<(String, Value), Failure> {
-        let Some(revision) = self.serving.as_ref().map(|serving| serving.revision.clone()) else {
+        let Some(serving) = &self.serving else {
             let problem = "no generation serves yet, so no support window can be opened";
             return Err(Failure::new(Exit::Datapath, problem));
         };
+        if serving.inspecting {
+            let problem = "the feed is stale and everything is inspected (on-stale), with a support \
+                           window or without; see `breakout365 status`";
+            return Err(Failure::new(Exit::Feed, problem));
+        }
+        let revision = serving.revision.clone();
         refuse_what_cannot_help(&revision, &wish)?;
         let now = moment()?;
         self.end_windows(&now);

@@ -10,7 +10,7 @@ use super::publish::{announce, publish};
 use super::windows::known_flows;
 use super::{
     Attached, Control, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest,
-    OwnIdentity, Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
+    OwnIdentity, Redirect, Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
 };
 use crate::config::{Mark, Mode};
 use crate::policy::Table;
@@ -34,6 +34,8 @@ pub struct Blueprint {
     pub self_check: u32,
     /// How long packets go direct after the last [`Control::renew`]; `None` is without end.
     pub deadline: Option<Duration>,
+    /// Where Direct packets are redirected to; `None`, they are marked. In shadow, neither.
+    pub redirect: Option<Redirect>,
 }
 
 /// A generation that was just published.
@@ -106,12 +108,15 @@ fn under(
         prefixes: table.sources().prefixes.clone(),
         interfaces: listed.iter().map(|name| (name.clone(), indexes.get(name).copied())).collect(),
     };
+    let redirect = blueprint.redirect.clone().filter(|_| blueprint.mode == Mode::Mark);
+    let uplink = redirect.as_ref().map(|redirect| redirect.name.clone());
     let setting = Setting {
         mark: blueprint.mark,
         mode: blueprint.mode,
         ingress: indexes,
         hooks: hooks.iter().map(|hook| hook.interface.index).collect(),
         self_check: blueprint.self_check,
+        redirect,
     };
     let mut generation = Generation::load_under(&path, table, setting)?;
     announce(before, &Step::SelfTest)?;
@@ -130,6 +135,7 @@ fn under(
         prefixes_v6,
         sets: blueprint.sets.clone(),
         own: blueprint.own.clone(),
+        redirects_to: uplink,
         groups: table.all_groups(),
         sources,
         interfaces: hooks.iter().map(|hook| hook.interface.name.clone()).collect(),

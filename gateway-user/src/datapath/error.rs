@@ -104,7 +104,7 @@ pub enum DatapathError {
     },
     /// The driver has no native XDP, or not in this configuration.
     #[error(
-        "interface {name}: native XDP is not possible here ({source}); use hook = \"tc\" or \"auto\""
+        "interface {name}: native XDP is not possible here ({source}); use hook = \"tc\" or \"auto\", and with those egress.action = \"mark\""
     )]
     NoNativeXdp {
         /// The interface.
@@ -112,6 +112,25 @@ pub enum DatapathError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Packets cannot be redirected from or to this interface.
+    #[error("egress.action redirect: interface {name}: {why}; use egress.action = \"mark\" here")]
+    NoRedirect {
+        /// The interface.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+    /// Packets cannot be redirected to this interface for now.
+    #[error(
+        "egress.action redirect: interface {name}: its link is down; direct packets are marked"
+    )]
+    LinkDown {
+        /// The uplink.
+        name: String,
+    },
+    /// The kernel cannot look routes up by a mark.
+    #[error("egress.action redirect: it needs kernel 6.10; use egress.action = \"mark\" here")]
+    OldKernel,
     /// A program could not be attached or switched.
     #[error("interface {name}: cannot {what}: {why}")]
     Attach {
@@ -217,12 +236,16 @@ impl DatapathError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Permission { .. } => Exit::Permission,
-            Self::NotBpfFs { .. } | Self::Load { .. } | Self::Netlink { .. } => Exit::System,
+            Self::NotBpfFs { .. } | Self::Load { .. } | Self::Netlink { .. } | Self::OldKernel => {
+                Exit::System
+            }
             Self::Busy { .. } | Self::Traced { .. } => Exit::Busy,
             Self::NoInterface { .. }
             | Self::NotEthernet { .. }
             | Self::ForeignXdp { .. }
             | Self::NoNativeXdp { .. }
+            | Self::NoRedirect { .. }
+            | Self::LinkDown { .. }
             | Self::Attach { .. } => Exit::Interface,
             Self::Pins { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Exit::Permission

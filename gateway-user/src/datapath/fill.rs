@@ -10,8 +10,8 @@ use aya::{Ebpf, Pod};
 use gateway_common::abi::{BLOCK_ENTRIES, PortRange, PortSet};
 use ipnet::IpNet;
 
-use super::DatapathError;
 use super::generation::{chain, load};
+use super::{DatapathError, Redirect};
 use crate::policy::Table;
 
 /// Attempts at inserting a prefix while the kernel says ENOMEM. A fresh trie allocates its nodes
@@ -57,6 +57,15 @@ fn fill_port_sets(
     let mut port_sets: Array<_, [[u16; 4]; 32]> = map(ebpf, name)?;
     for (id, port_set) in (0..).zip(filled) {
         port_sets.set(id, port_set_words(port_set), 0).map_err(|error| failed(name, &error))?;
+    }
+    Ok(())
+}
+
+/// Fills in the interfaces that redirect.
+pub(super) fn ports(ebpf: &mut Ebpf, redirect: Option<&Redirect>) -> Result<(), DatapathError> {
+    let mut ports: HashMap<_, u32, [u8; 8]> = map(ebpf, "PORTS")?;
+    for (index, mac) in redirect.map(Redirect::entries).unwrap_or_default() {
+        ports.insert(index, mac, 0).map_err(|error| failed("PORTS", &error))?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::hook_spread::HookSpread;
 use super::windows::FlowKey;
-use super::{DatapathError, Manifest, fill};
+use super::{DatapathError, Manifest, Redirect, fill};
 use crate::config::{Mark, Mode};
 use crate::policy::Table;
 
@@ -88,6 +88,8 @@ pub struct Setting {
     pub hooks: Vec<u32>,
     /// tc checks one proposal of XDP in so many; 0 is none.
     pub self_check: u32,
+    /// Where Direct packets are redirected to; `None`, they are marked.
+    pub redirect: Option<Redirect>,
 }
 
 /// The default but for the mark.
@@ -137,6 +139,7 @@ impl Generation {
     ) -> Result<Self, DatapathError> {
         let mut generation = Self::load_empty(table, setting, control)?;
         fill::fill(&mut generation.ebpf, table, &generation.setting.ingress)?;
+        fill::ports(&mut generation.ebpf, generation.setting.redirect.as_ref())?;
         fill::verify(&mut generation.ebpf, table)?;
         Ok(generation)
     }
@@ -170,6 +173,8 @@ impl Generation {
             Mode::Mark => setting.mark.value,
             Mode::Shadow => 0,
         };
+        let [uplink_v4, uplink_v6] = setting.redirect.as_ref().map_or([0; 2], Redirect::uplinks);
+        let ports = setting.redirect.as_ref().map_or(0, |redirect| redirect.entries().len());
         let mut loader = EbpfLoader::new();
         loader
             .override_global("MARK_VALUE", &mark_value, true)
@@ -181,6 +186,8 @@ impl Generation {
             .override_global("WINDOW_ID", windows.ids.as_slice(), true)
             .override_global("SUPPORT_FIRST", &windows.first, true)
             .override_global("SUPPORT_GROUPS", &windows.groups, true)
+            .override_global("UPLINK_V4", &uplink_v4, true)
+            .override_global("UPLINK_V6", &uplink_v6, true)
             .override_global("INDEX_V4", index_v4.as_slice(), true)
             .override_global("INDEX_V6", index_v6.as_slice(), true)
             .override_global("HOOKS", spread.buckets.as_slice(), true)
@@ -197,6 +204,7 @@ impl Generation {
             .map_max_entries("FLOWS", windows.flows)
             .map_max_entries("COUNT_FLOWS", entries(table.support().groups().len())?)
             .map_max_entries("INGRESS", entries(setting.ingress.len())?)
+            .map_max_entries("PORTS", entries(ports)?)
             .map_max_entries("BLOCKS", entries(table.blocks().len())?)
             .map_max_entries("PORT_SETS", entries(table.port_sets().len())?);
         for map in COUNTER_MAPS {

@@ -1,7 +1,7 @@
 //! What the kernel says of an interface, over rtnetlink.
 
 use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkXdp};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkXdp};
 
 use super::DatapathError;
 
@@ -14,6 +14,10 @@ pub struct Interface {
     pub index: u32,
     /// Id of the XDP program on it, whoever's it is.
     pub xdp_program: Option<u32>,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Whether it is up and has a carrier.
+    pub is_up: bool,
 }
 
 impl Interface {
@@ -51,7 +55,20 @@ impl Interface {
                 },
             )
         });
-        Ok(Self { name: name.to_owned(), index: link.header.index, xdp_program })
+        let mac = link.attributes.iter().find_map(|attribute| {
+            if let LinkAttribute::Address(mac) = attribute {
+                <[u8; 6]>::try_from(mac.as_slice()).ok()
+            } else {
+                None
+            }
+        });
+        Ok(Self {
+            name: name.to_owned(),
+            index: link.header.index,
+            xdp_program,
+            mac: mac.ok_or_else(|| DatapathError::NotEthernet { name: name.to_owned() })?,
+            is_up: link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        })
     }
 }
 

@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Map, MapData, MapError, PerCpuArray};
 use aya::programs::Xdp;
 use aya_obj::programs::XdpAttachType;
-use gateway_common::Reason;
 use gateway_common::abi::{
     COUNTER_FIRST_GROUP, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED,
-    COUNTER_SELF_CHECKED, COUNTER_SELF_DISAGREED, COUNTER_TRACE_LOST, Counter,
+    COUNTER_REDIRECTED, COUNTER_SELF_CHECKED, COUNTER_SELF_DISAGREED, COUNTER_TRACE_LOST, Counter,
 };
+use gateway_common::{Fallback, Reason};
 use nix::net::if_::if_indextoname;
 
 use super::generation::{COUNTER_MAPS, MANIFEST, chain};
 use super::hook::Attached;
-use super::meter::{by_hook, open_counters};
+use super::meter::by_hook;
 use super::pins::LinkKind;
 use super::test_run::{RunOptions, run_xdp};
 use super::{DatapathError, Manifest, Pins, Probe, Program};
@@ -90,7 +90,7 @@ impl Loaded {
     /// A counter map cannot be read.
     pub fn counts_by_hook(&self) -> Result<BTreeMap<Option<String>, Counts>, DatapathError> {
         let [xdp, tc_behind_xdp, tc] =
-            COUNTER_MAPS.map(|name| open_counters(&self.directory.join(name)));
+            COUNTER_MAPS.map(|name| counter_map(&self.directory.join(name)));
         by_hook(&self.manifest, [&xdp?, &tc_behind_xdp?, &tc?])
     }
 
@@ -190,6 +190,18 @@ impl CounterSheet {
     #[must_use]
     pub fn trace_lost(&self) -> Counter {
         self.get(COUNTER_TRACE_LOST)
+    }
+
+    /// Direct packets that XDP sent to the uplink.
+    #[must_use]
+    pub fn redirected(&self) -> Counter {
+        self.get(COUNTER_REDIRECTED)
+    }
+
+    /// Direct packets that XDP was to redirect and gave to the stack, marked, for this cause.
+    #[must_use]
+    pub fn fallback(&self, cause: Fallback) -> Counter {
+        self.get(cause.counter())
     }
 
     /// Direct packets by provenance group.

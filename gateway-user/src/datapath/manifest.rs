@@ -40,6 +40,9 @@ pub struct Manifest {
     /// Whether the bits are set.
     #[serde(default)]
     pub mode: Mode,
+    /// The uplink that Direct packets are redirected to; `None` where they are marked only.
+    #[serde(default)]
+    pub redirects_to: Option<String>,
     /// IPv4 prefixes in its table.
     pub prefixes_v4: u64,
     /// IPv6 prefixes in its table.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
 use gateway_common::abi::Counter;
 
 use super::generation::{COUNTER_MAPS, MANIFEST, chain, counters_of_a_hook};
-use super::loaded::read_counters;
+use super::loaded::{counter_map, read_counters};
 use super::{CounterSheet, Counts, DatapathError, Lock, Manifest, Program};
 
 /// What one program has run, while the kernel measures that (`kernel.bpf_stats_enabled`).
@@ -58,8 +58,7 @@ impl Meter {
 
     fn open(directory: &Path) -> Result<Self, DatapathError> {
         let manifest = Manifest::read(&directory.join(MANIFEST))?;
-        let [xdp, tc_behind_xdp, tc] =
-            COUNTER_MAPS.map(|name| open_counters(&directory.join(name)));
+        let [xdp, tc_behind_xdp, tc] = COUNTER_MAPS.map(|name| counter_map(&directory.join(name)));
         let programs = Program::ALL
             .into_iter()
             .filter(|program| *program != Program::Explain)
@@ -110,17 +109,6 @@ impl Running {
             SchedClassifier::from_pin(&path).ok().map(Self::Tc)
         }
     }
-}
-
-/// The counter map pinned at `path`.
-pub(super) fn open_counters(path: &Path) -> Result<Counters, DatapathError> {
-    let unreadable = |error: &dyn std::error::Error| DatapathError::Unreadable {
-        path: path.to_owned(),
-        why: chain(error),
-    };
-    let data = MapData::from_pin(path).map_err(|error| unreadable(&error))?;
-    let map = Map::from_map_data(data).map_err(|error| unreadable(&error))?;
-    PerCpuArray::try_from(map).map_err(|error| unreadable(&error))
 }
 
 /// The counters of XDP, tc behind XDP and tc, by interface.

@@ -12,7 +12,7 @@ use gateway_common::Transport;
 /// Locally administered (IEEE 802c) addresses: probes are nobody's frames.
 const SOURCE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 /// The first two bytes of the destination; `b365_explain` reads the others as an interface index.
-const GATEWAY_MAC: [u8; 2] = [0x02, 0];
+pub(super) const GATEWAY_MAC: [u8; 2] = [0x02, 0];
 /// RFC 5737 and RFC 3849: documentation addresses.
 const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);

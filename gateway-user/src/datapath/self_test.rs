@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gateway_common::abi::COUNTER_FIRST_GROUP;
+use gateway_common::abi::{COUNTER_FIRST_GROUP, COUNTER_REDIRECTED};
 use gateway_common::{Decision, Reason, Verdict, classify};
 
 use super::generation::COUNTER_MAPS;
@@ -21,6 +21,8 @@ pub struct SelfTestReport {
     pub programs: u64,
     /// Packets that were Direct, by oracle and programs.
     pub direct: u64,
+    /// Those of them that XDP sent to the uplink, as the routes were at the moment.
+    pub redirected: u64,
 }
 
 /// Runs every program of `generation` on packets at the edges of `table` and compares verdict,
@@ -57,7 +59,9 @@ fn run_all(generation: &mut Generation, table: &Table) -> Result<SelfTestReport,
                 Program::Explain => table.decide_frame(&frame, ingress),
                 Program::Xdp | Program::XdpFrags | Program::TcBehindXdp | Program::Tc => expected,
             };
-            compare(generation, *program, &probe, &frame, expected)?;
+            if compare(generation, *program, &probe, &frame, expected)? == Way::Uplink {
+                report.redirected = report.redirected.saturating_add(1);
+            }
         }
         let count = tally.entry(expected.counter()).or_default();
         *count = count.saturating_add(1);
@@ -66,8 +70,15 @@ fn run_all(generation: &mut Generation, table: &Table) -> Result<SelfTestReport,
             report.direct = report.direct.saturating_add(1);
         }
     }
-    compare_counters(generation, &tally)?;
+    compare_counters(generation, &tally, &report)?;
     Ok(report)
+}
+
+/// Where a packet went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Stack,
+    Uplink,
 }
 
 fn compare(
@@ -76,7 +87,7 @@ fn compare(
     probe: &Probe,
     frame: &[u8],
     expected: Decision,
-) -> Result<(), DatapathError> {
+) -> Result<Way, DatapathError> {
     let disagree = |expected: String, seen: String| {
         Err(DatapathError::SelfTest {
             program: program.name(),
@@ -93,7 +104,7 @@ fn compare(
                 format!("counter {}", outcome.action),
             );
         }
-        return Ok(());
+        return Ok(Way::Stack);
     }
     let mut verdict = expected.verdict();
     let outcome = if program.is_xdp() {
@@ -114,13 +125,18 @@ fn compare(
         }
         generation.ask(program, |fd| run_tc(fd, frame, mark, RunOptions::default()))?
     };
+    // What cannot be redirected at the moment is proposed, as everywhere else.
+    let may_leave = program == Program::XdpFrags && generation.setting().redirect.is_some();
+    if may_leave && expected.verdict() == Verdict::Direct && outcome.forwarded {
+        return Ok(Way::Uplink);
+    }
     if outcome.verdict != verdict || !outcome.passed {
         return disagree(
             format!("{verdict:?}"),
             format!("{:?}, action {}, passed {}", outcome.verdict, outcome.action, outcome.passed),
         );
     }
-    Ok(())
+    Ok(Way::Stack)
 }
 
 fn lowest_bit(bits: u32) -> u32 {
@@ -131,7 +147,9 @@ fn lowest_bit(bits: u32) -> u32 {
 fn compare_counters(
     generation: &mut Generation,
     tally: &BTreeMap<u32, u64>,
+    report: &SelfTestReport,
 ) -> Result<(), DatapathError> {
+    let redirects = generation.setting().redirect.is_some();
     let xdp_programs = generation
         .programs()
         .iter()
@@ -139,7 +157,27 @@ fn compare_counters(
         .count();
     let xdp_programs = u64::try_from(xdp_programs).unwrap_or(u64::MAX);
     for (map, programs) in COUNTER_MAPS.into_iter().zip([xdp_programs, 1, 1]) {
-        for (index, [packets, _]) in (0..).zip(generation.counters(map)?) {
+        let counters = generation.counters(map)?;
+        let of_redirecting = COUNTER_REDIRECTED..COUNTER_FIRST_GROUP;
+        if redirects && map == COUNTER_MAPS[0] {
+            let at = |index: u32| {
+                let counter = usize::try_from(index).ok().and_then(|index| counters.get(index));
+                counter.map_or(0, |[packets, _]| *packets)
+            };
+            let seen = [at(COUNTER_REDIRECTED), of_redirecting.clone().map(at).sum()];
+            if seen != [report.redirected, report.direct] {
+                return Err(DatapathError::SelfTest {
+                    program: map,
+                    probe: "redirected, and all that might have been".to_owned(),
+                    expected: format!("{} and {}", report.redirected, report.direct),
+                    seen: format!("{} and {}", seen[0], seen[1]),
+                });
+            }
+        }
+        for (index, [packets, _]) in (0..).zip(counters) {
+            if redirects && map == COUNTER_MAPS[0] && of_redirecting.contains(&index) {
+                continue;
+            }
             let expected = tally.get(&index).copied().unwrap_or(0).saturating_mul(programs);
             if packets != expected {
                 return Err(DatapathError::SelfTest {

@@ -25,8 +25,12 @@ const XDP_CONTEXT: usize = 24;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 /// Packets per round of the kernel's own receive loop, as a driver would poll.
 const LIVE_BATCH: u32 = 64;
+/// Length of both MAC addresses of an Ethernet header.
+const MACS: usize = 12;
 /// The action of XDP programs that let a packet go on (`enum xdp_action`).
 const XDP_PASS: u32 = 2;
+/// The action of XDP programs that send a packet elsewhere.
+const XDP_REDIRECT: u32 = 4;
 /// The action of tc programs that leave a packet to the next one (`TC_ACT_UNSPEC`, -1).
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 
@@ -74,6 +78,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Whether it let the packet go on unchanged, as every program of ours must.
     pub passed: bool,
+    /// Whether it was sent elsewhere, and is as it should be one hop later.
+    pub forwarded: bool,
     /// Mean time of one run, in whole nanoseconds as the kernel gives it.
     pub mean: Duration,
 }
@@ -112,8 +118,10 @@ pub fn run_xdp(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> io
     } else {
         Verdict::Inspect
     };
-    let unchanged = data_out.get(front..written) == Some(frame);
-    Ok(outcome(&attr, verdict, unchanged && attr.retval == XDP_PASS))
+    let after = data_out.get(front..written).unwrap_or_default();
+    let forwarded = attr.retval == XDP_REDIRECT && is_one_hop_later(frame, after);
+    let outcome = outcome(&attr, verdict, after == frame && attr.retval == XDP_PASS);
+    Ok(Outcome { forwarded, ..outcome })
 }
 
 /// Runs a tc program on `frame`.
@@ -182,8 +190,42 @@ fn outcome(attr: &TestAttr, verdict: Verdict, passed: bool) -> Outcome {
         action: attr.retval,
         verdict,
         passed,
+        forwarded: false,
         mean: Duration::from_nanos(u64::from(attr.duration)),
     }
+}
+
+/// Whether `after` is `before` with other MAC addresses, one hop less to live and a checksum that is
+/// right (RFC 1812, sections 5.3.1 and 5.2.2; RFC 8200, section 3).
+fn is_one_hop_later(before: &[u8], after: &[u8]) -> bool {
+    let (Some((_, before)), Some((_, after))) =
+        (before.split_first_chunk::<MACS>(), after.split_first_chunk::<MACS>())
+    else {
+        return false;
+    };
+    let Some((ethertype, header)) = after.split_first_chunk::<2>() else { return false };
+    let mut expected = before.to_vec();
+    let (lifetime, checksum) = match ethertype {
+        [0x08, 0x00] => (8, Some(10)),
+        [0x86, 0xdd] => (7, None),
+        _ => return false,
+    };
+    let Some(hops) = expected.get_mut(2 + lifetime) else { return false };
+    let Some(less) = hops.checked_sub(1) else { return false };
+    *hops = less;
+    if let Some(checksum) = checksum {
+        let at = 2 + checksum..4 + checksum;
+        let (Some(to), Some(from)) = (expected.get_mut(at.clone()), after.get(at)) else {
+            return false;
+        };
+        to.copy_from_slice(from);
+        let words = header.get(..20).unwrap_or_default().as_chunks::<2>().0.iter();
+        let sum: u32 = words.map(|word| u32::from(u16::from_be_bytes(*word))).sum();
+        if (sum & 0xffff) + (sum >> 16) != 0xffff {
+            return false;
+        }
+    }
+    expected == after
 }
 
 fn proposal_bytes() -> [u8; 8] {

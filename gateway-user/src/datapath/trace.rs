@@ -16,7 +16,7 @@ use gateway_common::abi::{COUNTER_TRACE_LOST, HEAD_BYTES, Sample};
 use jiff::{SignedDuration, Timestamp};
 use nix::net::if_::if_indextoname;
 
-use super::generation::{COUNTER_MAPS, SAMPLES, chain};
+use super::generation::{COUNTER_MAPS, SAMPLES, chain, counters_of_a_hook};
 use super::loaded::counter_map;
 use super::{Answer, Control, DatapathError, Loaded, Manifest, PacketHead, Pins};
 
@@ -193,13 +193,20 @@ impl Source {
         Ok(Ok(()))
     }
 
+    /// Over all hooks, each of which has counters of its own.
     fn lost_in_all(&self) -> Result<u64, DatapathError> {
-        self.counters.iter().try_fold(0_u64, |sum, counters| {
-            let per_cpu = counters.get(&COUNTER_TRACE_LOST, 0).map_err(|error| {
-                DatapathError::Unreadable { path: self.directory.clone(), why: chain(&error) }
-            })?;
-            Ok(per_cpu.iter().fold(sum, |sum, [packets, _]| sum.saturating_add(*packets)))
-        })
+        let stride = counters_of_a_hook(self.manifest.groups.len()) as usize;
+        let mut lost = 0_u64;
+        for counters in &self.counters {
+            let indexes = (COUNTER_TRACE_LOST..counters.len()).step_by(stride);
+            for index in indexes {
+                let per_cpu = counters.get(&index, 0).map_err(|error| {
+                    DatapathError::Unreadable { path: self.directory.clone(), why: chain(&error) }
+                })?;
+                lost = per_cpu.iter().fold(lost, |sum, [packets, _]| sum.saturating_add(*packets));
+            }
+        }
+        Ok(lost)
     }
 }
 

@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
-use gateway_common::abi::{COUNTER_FIRST_GROUP, FlowId};
+use gateway_common::abi::FlowId;
 
 use super::generation::{COUNTER_MAPS, FLOW_MAPS, MANIFEST, chain};
-use super::loaded::read_counters;
-use super::{DatapathError, Manifest, Pins};
+use super::meter::by_hook;
+use super::{CounterSheet, DatapathError, Manifest, Pins};
 use crate::window::{Amount, Tally};
 
 /// A [`FlowId`] in bytes.
@@ -17,8 +17,7 @@ pub(super) type FlowKey = [u8; size_of::<FlowId>()];
 /// The counters of a generation that has windows.
 pub struct WindowCounters {
     manifest: Manifest,
-    /// Of the XDP programs, and of tc alone: each packet was decided by one of them.
-    decided: [PerCpuArray<MapData, [u64; 2]>; 2],
+    counters: [PerCpuArray<MapData, [u64; 2]>; 3],
     flows: PerCpuArray<MapData, u64>,
 }
 
@@ -34,11 +33,11 @@ impl WindowCounters {
         if manifest.support.windows.is_empty() {
             return Ok(None);
         }
-        let [xdp, _, tc] = COUNTER_MAPS;
+        let [xdp, tc_behind_xdp, tc] = COUNTER_MAPS.map(|name| open(&directory.join(name)));
         let [_, flows] = FLOW_MAPS;
         Ok(Some(Self {
             manifest,
-            decided: [open(&directory.join(xdp))?, open(&directory.join(tc))?],
+            counters: [xdp?, tc_behind_xdp?, tc?],
             flows: open(&directory.join(flows))?,
         }))
     }
@@ -59,8 +58,9 @@ impl WindowCounters {
             path: "counters of support windows".into(),
             why: chain(&error),
         };
-        let [xdp, tc] = &self.decided;
-        let (xdp, tc) = (read_counters(xdp).map_err(failed)?, read_counters(tc).map_err(failed)?);
+        let decided = by_hook(&self.manifest, self.counters.each_ref())?
+            .values()
+            .fold(CounterSheet::default(), |sum, counts| sum.plus(&counts.decided()));
         let support = &self.manifest.support;
         let mut tallies: Vec<(u32, Tally)> =
             support.windows.iter().map(|window| (window.id, Tally::default())).collect();
@@ -69,17 +69,11 @@ impl WindowCounters {
                 let place = slot.saturating_mul(support.groups).saturating_add(place);
                 let group = support.first_group.saturating_add(place);
                 let Some(sets) = self.manifest.groups.get(group) else { continue };
-                let index = group.saturating_add(COUNTER_FIRST_GROUP as usize);
-                let [packets, bytes] = [&xdp, &tc]
-                    .into_iter()
-                    .filter_map(|counters| counters.get(index))
-                    .fold([0_u64; 2], |[packets, bytes], [p, b]| {
-                        [packets.saturating_add(*p), bytes.saturating_add(*b)]
-                    });
+                let counted = decided.groups().get(group).copied().unwrap_or_default();
                 let place = u32::try_from(place).unwrap_or(u32::MAX);
                 let per_cpu = self.flows.get(&place, 0).map_err(failed)?;
                 let flows = per_cpu.iter().fold(0_u64, |sum, flows| sum.saturating_add(*flows));
-                tally.add(sets, Amount { packets, bytes, flows });
+                tally.add(sets, Amount { packets: counted.packets, bytes: counted.bytes, flows });
             }
         }
         Ok(tallies)

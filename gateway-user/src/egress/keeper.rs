@@ -15,7 +15,7 @@ use super::routing::Family;
 use super::standing::{Standings, Transition};
 use super::take_back::take_back;
 use super::watch::Watch;
-use super::{EgressError, Wanted, reverse_path};
+use super::{EgressError, Wanted, nft, reverse_path, ruleset};
 use crate::observe::EgressState;
 
 /// Where nothing says that something has come right.
@@ -41,6 +41,8 @@ pub struct Keeper {
     ended: BTreeMap<String, u64>,
     put_back: u64,
     problem: Option<String>,
+    /// Why flows that are to be ended are not, as it was said last: it is tried every second.
+    not_ended: Option<String>,
 }
 
 impl Keeper {
@@ -48,6 +50,12 @@ impl Keeper {
     #[must_use]
     pub fn wanted(&self) -> Option<&Wanted> {
         self.wanted.as_ref()
+    }
+
+    /// Whether a family has a way out at the moment.
+    #[must_use]
+    pub fn is_up(&self, family: Family) -> bool {
+        self.standings.families.get(&family).is_some_and(|standing| standing.fault.is_none())
     }
 
     /// Puts `wanted` in place. What only waits for the uplink (it has no carrier, no address yet) is
@@ -68,7 +76,12 @@ impl Keeper {
         let egress = &wanted.egress;
         let before = self.wanted.as_ref().and_then(|wanted| wanted.egress.health.as_ref());
         let is_same_health = before.is_some() && before == egress.health.as_ref();
-        let standings = self.standings.with(egress, is_same_health);
+        let mut standings = self.standings.with(egress, is_same_health);
+        if self.standings.families.is_empty()
+            && let Some(listing) = nft::listing()?
+        {
+            standings.were_closed(&ruleset::closed_in(&listing));
+        }
         let look = look(wanted, &mut self.applied, &standings, may_wait).await?;
         if self.watch.is_none() {
             self.watch = Some(Watch::listen()?);
@@ -105,9 +118,10 @@ impl Keeper {
             Ok(look) => look,
             Err(problem) => {
                 // Else flows that are inspected now would be taken for direct ones, and moved once
-                // the way is there again. Where nft is what fails, the problem says so.
-                let faults = close(wanted, &mut self.applied, &self.standings).await;
-                Look { problem: Some(problem), ..Look::closed(faults.unwrap_or_default()) }
+                // the way is there again.
+                let closed = close(wanted, &mut self.applied, &self.standings).await;
+                let look = closed.unwrap_or_else(|_| Look::as_before(&self.standings));
+                Look { problem: Some(problem), ..look }
             }
         };
         self.settle(look).await;
@@ -138,7 +152,7 @@ impl Keeper {
             }
         }
         self.hops.extend(hops);
-        if let Some(watch) = &self.watch {
+        if let (Some(watch), Some(index)) = (&self.watch, index) {
             watch.follow(index);
         }
         self.standings.take(&wanted.egress, &faults);
@@ -157,12 +171,19 @@ impl Keeper {
         match end(wanted, |flow| owed.contains(&flow.family())).await {
             Ok(ended) => {
                 info!("{} direct flows are ended, their uplink is down", ended.removed);
+                self.not_ended = None;
                 for standing in self.standings.families.values_mut() {
                     standing.owes = false;
                 }
                 self.count(DOWN, ended);
             }
-            Err(failure) => warn!("direct flows are not ended yet: {failure}"),
+            Err(failure) => {
+                let failure = failure.to_string();
+                if self.not_ended.as_ref() != Some(&failure) {
+                    warn!("direct flows are not ended yet: {failure}");
+                    self.not_ended = Some(failure);
+                }
+            }
         }
     }
 

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::fault::Fault;
+use super::fault::{Fault, Sight};
 use super::netlink::Netlink;
 use super::routing::{Family, Routing};
+use super::ruleset::Before;
 use super::standing::Standings;
 use super::{EgressError, Wanted, nft, ruleset};
 
@@ -30,16 +31,39 @@ pub(super) struct Look {
     pub(super) faults: BTreeMap<Family, Fault>,
     /// The next hops there are.
     pub(super) hops: BTreeMap<Family, IpAddr>,
-    /// Index of the uplink; zero, it is not there.
-    pub(super) index: u32,
+    /// Index of the uplink; zero, it is not there, and `None`, it was not looked at.
+    pub(super) index: Option<u32>,
     /// What cannot be put in place, although link and next hop are there.
     pub(super) problem: Option<EgressError>,
 }
 
 impl Look {
-    /// Nothing was seen, but what is down.
-    pub(super) fn closed(faults: BTreeMap<Family, Fault>) -> Self {
-        Self { faults, ..Self::default() }
+    /// What is seen of link and next hops, and what probes say.
+    fn of(sight: &Sight, standings: &Standings) -> Self {
+        let mut look = Self {
+            index: Some(sight.link.map_or(0, |link| link.index)),
+            hops: sight.next_hops(),
+            ..Self::default()
+        };
+        for (family, standing) in &standings.families {
+            let fault = sight.fault(*family, standing.fault).or_else(|| standing.probed());
+            look.faults.extend(fault.map(|fault| (*family, fault)));
+        }
+        look
+    }
+
+    /// Nothing was seen: what is down stays down.
+    pub(super) fn as_before(standings: &Standings) -> Self {
+        let faults = standings.families.iter();
+        let faults = faults.filter_map(|(family, standing)| Some((*family, standing.fault?)));
+        Self { faults: faults.collect(), ..Self::default() }
+    }
+
+    /// The rules and routes that are to be there as things stand.
+    fn routing(&self, wanted: &Wanted) -> Routing {
+        let mut hops = self.hops.clone();
+        hops.retain(|family, _| self.faults.get(family).is_none_or(|it| it.leaves_routes()));
+        Routing::of(wanted, self.index.unwrap_or(0), &hops)
     }
 }
 
@@ -53,15 +77,7 @@ pub(super) async fn look(
 ) -> Result<Look, EgressError> {
     let netlink = Netlink::open()?;
     let sight = netlink.see_uplink(&wanted.egress).await?;
-    let mut look = Look {
-        index: sight.link.map_or(0, |link| link.index),
-        hops: sight.next_hops(),
-        ..Look::default()
-    };
-    for (family, standing) in &standings.families {
-        let fault = sight.fault(*family, standing.fault).or_else(|| standing.probed());
-        look.faults.extend(fault.map(|fault| (*family, fault)));
-    }
+    let mut look = Look::of(&sight, standings);
     if sight.link.is_none() {
         let name = wanted.egress.interface.clone();
         let problem = EgressError::NoInterface { name };
@@ -70,11 +86,7 @@ pub(super) async fn look(
         }
         look.problem = Some(problem);
     }
-    let leaves_routes =
-        |family: &Family| look.faults.get(family).is_none_or(|it| it.leaves_routes());
-    let mut hops = look.hops.clone();
-    hops.retain(|family, _| leaves_routes(family));
-    let routing = Routing::of(wanted, look.index, &hops);
+    let routing = look.routing(wanted);
     let steps = routing.steps(&netlink.see(Some(wanted.egress.table)).await?)?;
     if applied.routing.as_ref() == Some(&routing) {
         look.words = steps.words();
@@ -122,26 +134,35 @@ pub(super) async fn look(
     Ok(look)
 }
 
-/// Closes the families whose way is not wholly there, after a look that failed; gives all that are
-/// down.
+/// After a look that failed: closes the families that are down, and those whose way is not wholly
+/// there.
 pub(super) async fn close(
     wanted: &Wanted,
     applied: &mut Applied,
     standings: &Standings,
-) -> Result<BTreeMap<Family, Fault>, EgressError> {
-    let lacking = match &applied.routing {
-        Some(routing) => routing.lacking(&Netlink::open()?.see(Some(wanted.egress.table)).await?),
-        None => standings.families.keys().copied().collect(),
-    };
-    let before = standings.families.iter();
-    let before = before.filter_map(|(family, standing)| Some((*family, standing.fault?)));
-    let lacking = lacking.into_iter().map(|family| (family, Fault::NotInPlace));
-    let faults: BTreeMap<_, _> = lacking.chain(before).collect();
-    applied.ensure(wanted, faults.keys().copied().collect())?;
-    Ok(faults)
+) -> Result<Look, EgressError> {
+    let netlink = Netlink::open()?;
+    let mut look = Look::of(&netlink.see_uplink(&wanted.egress).await?, standings);
+    let seen = netlink.see(Some(wanted.egress.table)).await?;
+    for family in look.routing(wanted).lacking(&seen) {
+        look.faults.entry(family).or_insert(Fault::NotInPlace);
+    }
+    // Where nft is what fails, what is closed stays so, and the problem of the look says why.
+    if applied.ensure(wanted, look.faults.keys().copied().collect()).is_err() {
+        let families = standings.families.keys().filter(|family| applied.keeps_closed(**family));
+        for family in families {
+            look.faults.entry(*family).or_insert(Fault::NotInPlace);
+        }
+    }
+    Ok(look)
 }
 
 impl Applied {
+    /// Whether the table there is inspects this family, or there is none of this process.
+    fn keeps_closed(&self, family: Family) -> bool {
+        self.listing.is_none() || self.closed.contains(&family)
+    }
+
     /// Applies the table where it is not there, another one, or has other families closed; gives
     /// whether somebody had changed it since.
     fn ensure(&mut self, wanted: &Wanted, closed: BTreeSet<Family>) -> Result<bool, EgressError> {
@@ -151,7 +172,8 @@ impl Applied {
             return Ok(false);
         }
         let was_ours = self.listing.is_some();
-        nft::apply(&ruleset::text(wanted, &closed))?;
+        let before = if is_same { Before::Alike } else { Before::Unknown };
+        nft::apply(&ruleset::text(wanted, &closed, before))?;
         *self = Self { closed, listing: nft::listing()?, routing: self.routing.take() };
         Ok(was_ours && !is_same)
     }

@@ -310,7 +310,7 @@ pub(super) fn table(message: &RouteMessage) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Egress, Mark, NextHop, OnFailure};
+    use crate::config::{Action, Egress, Mark, NextHop, OnFailure};
 
     fn wanted() -> Wanted {
         Wanted {
@@ -325,6 +325,7 @@ mod tests {
                 decided: 2,
                 on_failure: OnFailure::Inspect,
                 health: None,
+                action: Action::Mark,
             },
             mark: Mark { value: 1, mask: 1 },
             inside: ["lan0".to_owned()].into(),

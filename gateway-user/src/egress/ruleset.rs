@@ -25,13 +25,23 @@ pub(super) const COMMENT: &str = "kept by breakout365";
 /// send repeats it within seconds.
 const ENDED: &str = "1m";
 
+/// What becomes of a table that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// It may be anything: it goes.
+    Unknown,
+    /// It differs by closed families alone: its sets stay, with the flows that were ended and whose
+    /// clients have not been heard since.
+    Alike,
+}
+
 /// What `nft -f` takes: the whole table in one transaction, in place of the one before. Families that
 /// are `closed` are inspected, or blocked; their live direct flows are reset.
 ///
 /// The chain stands before `mangle`, where TPROXY rules are, and after conntrack (-200): an
 /// inspector on this machine sees the restored mark.
 #[expect(clippy::too_many_lines, reason = "one text, to be read in one piece")]
-pub(super) fn text(wanted: &Wanted, closed: &BTreeSet<Family>) -> String {
+pub(super) fn text(wanted: &Wanted, closed: &BTreeSet<Family>, before: Before) -> String {
     let (egress, mark) = (&wanted.egress, wanted.mark);
     let inside: Vec<String> = wanted.inside.iter().map(|name| format!("{name:?}")).collect();
     let inside = inside.join(", ");
@@ -41,9 +51,12 @@ pub(super) fn text(wanted: &Wanted, closed: &BTreeSet<Family>) -> String {
     let (value, decided) = (mark.value, egress.decided);
     let both = value | decided;
     let no_way = no_way(wanted, closed, &is_direct);
+    let make_room = match before {
+        Before::Unknown => format!("table inet {TABLE}\ndelete table inet {TABLE}"),
+        Before::Alike => format!("flush table inet {TABLE}"),
+    };
     let mut text = format!(
-        r#"table inet {TABLE}
-delete table inet {TABLE}
+        r#"{make_room}
 table inet {TABLE} {{
     comment "{COMMENT}"
     set ended4 {{
@@ -71,9 +84,8 @@ table inet {TABLE} {{
         meta mark {decided:#010x} fib saddr type != local meta l4proto tcp goto nudge
     }}
     chain nudge {{
-        notrack
-        tcp sport set ip daddr . tcp dport . ip saddr map @nudged4
-        tcp sport set ip6 daddr . tcp dport . ip6 saddr map @nudged6
+        tcp sport set ip daddr . tcp dport . ip saddr map @nudged4 notrack
+        tcp sport set ip6 daddr . tcp dport . ip6 saddr map @nudged6 notrack
     }}
     chain prerouting {{
         type filter hook prerouting priority mangle - 10; policy accept;
@@ -178,6 +190,16 @@ fn no_way(wanted: &Wanted, closed: &BTreeSet<Family>, is_direct: &str) -> String
     no_way
 }
 
+/// The families that are closed in a table, as `nft` lists it.
+pub(super) fn closed_in(listing: &str) -> BTreeSet<Family> {
+    let is_closed = |family: &Family| {
+        let begin = format!("meta nfproto {} ", family.name());
+        let mut lines = listing.lines().map(str::trim);
+        lines.any(|line| line.starts_with(&begin) && line.ends_with("goto lost"))
+    };
+    Family::ALL.into_iter().filter(is_closed).collect()
+}
+
 /// What `nft -f` takes to have the middle of these TCP flows, from client to server, reset.
 pub(super) fn ended(flows: &[Pair]) -> String {
     let names = flows.iter().map(|(client, server)| {
@@ -220,7 +242,7 @@ fn elements(sets: [&str; 2], names: impl Iterator<Item = (Family, String)>) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Egress, Mark, NextHop};
+    use crate::config::{Action, Egress, Mark, NextHop};
 
     fn wanted() -> Wanted {
         Wanted {
@@ -235,6 +257,7 @@ mod tests {
                 decided: 0x0200_0000,
                 on_failure: OnFailure::Inspect,
                 health: None,
+                action: Action::Mark,
             },
             mark: Mark::default(),
             inside: ["lan1".to_owned(), "lan0".to_owned()].into(),
@@ -243,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_bits_of_others_are_kept() {
-        let text = text(&wanted(), &BTreeSet::new());
+        let text = text(&wanted(), &BTreeSet::new(), Before::Unknown);
         for line in [
             "iifname { \"lan0\", \"lan1\" } goto inside",
             "ct mark & 0x02000000 != 0 goto restore",
@@ -267,7 +290,7 @@ mod tests {
         wanted.egress.gateway6 = None;
         wanted.egress.masquerade = true;
         wanted.egress.clamp_mss = true;
-        let text = text(&wanted, &BTreeSet::new());
+        let text = text(&wanted, &BTreeSet::new(), Before::Unknown);
         let at = |line: &str| text.find(line).unwrap_or_else(|| panic!("{line} is not in {text}"));
         assert!(at("meta nfproto ipv6 goto inspect") < at("goto restore"));
         assert!(!text.contains("nfproto ipv4"));
@@ -279,19 +302,21 @@ mod tests {
     fn a_family_that_is_closed_is_inspected_or_refused_and_its_direct_flows_are_reset() {
         let mut wanted = wanted();
         let closed = [Family::V4].into();
-        let inspect = text(&wanted, &closed);
+        let inspect = text(&wanted, &closed, Before::Alike);
         let lost = "meta nfproto ipv4 ct mark & 0x01000000 == 0x01000000 goto lost\n";
         let refused = "meta nfproto ipv4 ct mark & 0x02000000 == 0 meta mark & 0x01000000 == \
                        0x01000000 goto refuse\n";
         assert!(inspect.contains(lost), "{inspect}");
         assert!(!inspect.contains("goto refuse") && !inspect.contains("nfproto ipv6"), "{inspect}");
         wanted.egress.on_failure = OnFailure::Block;
-        let block = text(&wanted, &closed);
+        let block = text(&wanted, &closed, Before::Alike);
         let at =
             |line: &str| block.find(line).unwrap_or_else(|| panic!("{line} is not in {block}"));
         assert!(at(lost) < at(refused));
         assert!(at(refused) < at("meta nfproto ipv4 goto inspect"));
-        let open = text(&wanted, &BTreeSet::new());
+        assert_eq!((closed_in(&inspect), closed_in(&block)), (closed.clone(), closed));
+        let open = text(&wanted, &BTreeSet::new(), Before::Unknown);
+        assert_eq!(closed_in(&open), BTreeSet::new());
         assert!(!open.contains("nfproto"), "only while it is down: {open}");
     }
 

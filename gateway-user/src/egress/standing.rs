@@ -1,6 +1,6 @@
 //! How each family of the uplink stands, since when, and how often that changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -70,6 +70,10 @@ impl Standings {
             let mut standing = self.families.get(&family).cloned().unwrap_or_else(Standing::new);
             if !is_same_health {
                 standing.probes.clone_from(&probes);
+                // Down is down until probes say otherwise, also those that are asked for from now on.
+                if standing.fault.is_some() {
+                    standing.fell(Instant::now());
+                }
             }
             (family, standing)
         });
@@ -85,6 +89,15 @@ impl Standings {
     /// What went down or came up since the last call.
     pub(super) fn news(&mut self) -> Vec<Transition> {
         std::mem::take(&mut self.news)
+    }
+
+    /// An earlier process has left these families closed: where they are probed, they are down until
+    /// probes say otherwise.
+    pub(super) fn were_closed(&mut self, families: &BTreeSet<Family>) {
+        let of = self.families.iter_mut().filter(|(family, _)| families.contains(family));
+        for probes in of.filter_map(|(_, standing)| standing.probes.as_mut()) {
+            probes.fell();
+        }
     }
 
     /// Takes a round in; gives whether it changes a state.
@@ -125,11 +138,7 @@ impl Standings {
                          are ended"
                     );
                     standing.owes = true;
-                    if let Some(probes) = &mut standing.probes {
-                        probes.fell();
-                    } else {
-                        standing.hold.fell(now);
-                    }
+                    standing.fell(now);
                 }
                 (Some(_), None) => {
                     info!("uplink {name}: {family} is up again: new flows go direct");
@@ -189,6 +198,14 @@ impl Standing {
         }
     }
 
+    /// It comes up by good rounds of probes, or without them when it has been good for a while.
+    fn fell(&mut self, now: Instant) {
+        match &mut self.probes {
+            Some(probes) => probes.fell(),
+            None => self.hold.fell(now),
+        }
+    }
+
     /// Why it is down although link and next hop are there: its probes, or without them that these
     /// came back a moment ago.
     pub(super) fn probed(&self) -> Option<Fault> {
@@ -215,5 +232,51 @@ impl Standing {
             probes_answered: counts.answered,
             probes_failed: counts.silent,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Action, Health, NextHop};
+
+    fn egress(fall: u32) -> Egress {
+        let second = Duration::from_secs(1);
+        Egress {
+            interface: "wan0".into(),
+            gateway4: Some(NextHop::Learned),
+            gateway6: None,
+            table: 365,
+            priority: 365,
+            masquerade: false,
+            clamp_mss: false,
+            decided: 2,
+            on_failure: OnFailure::Inspect,
+            action: Action::Mark,
+            health: Some(Health {
+                probes: Vec::new(),
+                interval: second,
+                timeout: second,
+                fall,
+                rise: 2,
+            }),
+        }
+    }
+
+    #[test]
+    fn what_is_down_stays_down_when_it_is_probed_otherwise() {
+        let answered = Round::Answered(Duration::from_millis(1));
+        let probed = |standings: &Standings| standings.families[&Family::V4].probed();
+        let mut standings = Standings::default().with(&egress(1), false);
+        assert!(standings.note(Family::V4, Round::Silent));
+        standings.take(&egress(1), &[(Family::V4, Fault::ProbesFailed)].into());
+        let mut standings = standings.with(&egress(5), false);
+        assert_eq!(probed(&standings), Some(Fault::ProbesFailed), "nobody has answered");
+        assert!(!standings.note(Family::V4, answered));
+        assert!(standings.note(Family::V4, answered), "by as many rounds as are asked for");
+        assert_eq!(probed(&standings), None);
+        // Where it was up, nothing is known, and that closes nothing.
+        standings.take(&egress(5), &BTreeMap::new());
+        assert_eq!(probed(&standings.with(&egress(3), false)), None);
     }
 }

@@ -23,6 +23,9 @@ pub struct LoadedState {
     pub mark: MarkBits,
     /// `mark`, or `shadow`: nothing is marked.
     pub mode: Mode,
+    /// The uplink that XDP sends direct packets to; `None`, they are marked.
+    #[serde(default)]
+    pub redirects_to: Option<String>,
     /// How many prefixes go direct.
     pub prefixes: Prefixes,
     /// Whose traffic goes direct.
@@ -60,6 +63,7 @@ impl LoadedState {
             feed: manifest.feed.clone(),
             mark: MarkBits { value: manifest.mark_value, mask: manifest.mark_mask },
             mode: manifest.mode,
+            redirects_to: manifest.redirects_to.clone(),
             prefixes: Prefixes { ipv4: manifest.prefixes_v4, ipv6: manifest.prefixes_v6 },
             sources: manifest.sources.clone(),
             hooks,

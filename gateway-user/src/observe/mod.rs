@@ -26,8 +26,8 @@ pub use self_check::SelfCheck;
 pub(crate) use socket::FILE;
 pub use socket::{read, read_within};
 pub use traffic::{
-    Carrier, Count, HookTraffic, OwnTraffic, ProgramTime, ReasonTraffic, SetTraffic, Traffic,
-    verdict_of,
+    Carrier, Count, FallbackTraffic, HookTraffic, OwnTraffic, ProgramTime, ReasonTraffic,
+    SetTraffic, Traffic, verdict_of,
 };
 
 /// Version of the document; another one is not understood.

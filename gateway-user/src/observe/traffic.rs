@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gateway_common::abi::Counter;
-use gateway_common::{Reason, Verdict};
+use gateway_common::{Fallback, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
 use super::SelfCheck;
@@ -64,6 +64,23 @@ pub struct HookTraffic {
     /// Direct packets whose proposal could not be written: the driver has no XDP metadata. tc
     /// classified them itself.
     pub metadata_unsupported: Count,
+    /// Direct packets that XDP sent to the uplink.
+    #[serde(default)]
+    pub redirected: Count,
+    /// Direct packets that it was to send there and left to the stack, marked, by cause: all of them,
+    /// in the order of [`Fallback::ALL`].
+    #[serde(default)]
+    pub fallbacks: Vec<FallbackTraffic>,
+}
+
+/// What was marked for one cause where it was to be redirected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FallbackTraffic {
+    /// [`Fallback::name`].
+    pub cause: String,
+    /// How much.
+    #[serde(flatten)]
+    pub count: Count,
 }
 
 /// What was decided for one reason.
@@ -140,8 +157,18 @@ impl HookTraffic {
             reason: reason.name().to_owned(),
             count: sheet.reason(reason).into(),
         });
-        let metadata_unsupported = sheet.metadata_unsupported().into();
-        Self { interface, carrier, reasons: reasons.collect(), metadata_unsupported }
+        let fallbacks = Fallback::ALL.into_iter().map(|cause| FallbackTraffic {
+            cause: cause.name().to_owned(),
+            count: sheet.fallback(cause).into(),
+        });
+        Self {
+            interface,
+            carrier,
+            reasons: reasons.collect(),
+            metadata_unsupported: sheet.metadata_unsupported().into(),
+            redirected: sheet.redirected().into(),
+            fallbacks: fallbacks.collect(),
+        }
     }
 }
 
@@ -223,6 +250,13 @@ impl Traffic {
                     );
                     sum.metadata_unsupported =
                         sum.metadata_unsupported.plus(hook.metadata_unsupported);
+                    sum.redirected = sum.redirected.plus(hook.redirected);
+                    sum.fallbacks = merge(
+                        &sum.fallbacks,
+                        &hook.fallbacks,
+                        |fallback| place_of_cause(&fallback.cause),
+                        |sum, fallback| sum.count = sum.count.plus(fallback.count),
+                    );
                 },
             ),
             sets: merge(
@@ -274,6 +308,11 @@ fn place(reason: &str) -> (usize, String) {
     (known.unwrap_or(usize::MAX), reason.to_owned())
 }
 
+fn place_of_cause(cause: &str) -> (usize, String) {
+    let known = Fallback::ALL.iter().position(|it| it.name() == cause);
+    (known.unwrap_or(usize::MAX), cause.to_owned())
+}
+
 /// Both lists in one, ascending by `key`, with `add` where both have one.
 fn merge<T: Clone, K: Ord>(
     one: &[T],
@@ -311,6 +350,8 @@ mod tests {
             carrier,
             reasons: reasons.collect(),
             metadata_unsupported: count(packets),
+            redirected: count(packets),
+            fallbacks: vec![FallbackTraffic { cause: "too_big".into(), count: count(packets) }],
         }
     }
 
@@ -358,6 +399,8 @@ mod tests {
             assert_eq!(sum.hooks[0].reasons[number].count, count(101 + 2 * reason as u64));
         }
         assert_eq!(sum.hooks[0].metadata_unsupported, count(101));
+        assert_eq!(sum.hooks[0].redirected, count(101));
+        assert_eq!(sum.hooks[0].fallbacks[0].count, count(101));
         assert_eq!(sum.sets, [set(1, "Optimize", 6), set(2, "Allow", 6), set(2, "Optimize", 8)]);
         assert_eq!((sum.own[0].count, sum.metadata_accepted), (count(7), count(5)));
         assert_eq!(sum.self_check, SelfCheck { checked: 10, disagreed: 1 });

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "no one test needs every piece")]
 
+pub(crate) mod download;
 pub(crate) mod foreign;
 pub(crate) mod network;
 pub(crate) mod product;
@@ -342,6 +343,7 @@ pub(crate) fn blueprint(table: &Table) -> Blueprint {
         own: Vec::new(),
         deadline: None,
         self_check: 0,
+        redirect: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The binary in a gateway: its configuration, its daemon, its verbs.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub(crate) struct Product<'a> {
     site: &'a Site,
     files: TempDir,
     pins: PathBuf,
+    binary: PathBuf,
     wrapper: Vec<String>,
 }
 
@@ -34,6 +36,7 @@ impl<'a> Product<'a> {
             site,
             files: tempfile::tempdir().unwrap(),
             pins: site.bpffs.pins(),
+            binary: env!("CARGO_BIN_EXE_breakout365").into(),
             wrapper: Vec::new(),
         };
         fs::write(product.files.path().join("feed.json"), FEED).unwrap();
@@ -45,6 +48,21 @@ impl<'a> Product<'a> {
     pub(crate) fn with_pins(mut self, pins: impl Into<PathBuf>) -> Self {
         self.pins = pins.into();
         self
+    }
+
+    /// From now on another version runs: the same program with another number, at another path. Gives
+    /// that number.
+    pub(crate) fn upgrade(&mut self) -> String {
+        let old = env!("CARGO_PKG_VERSION");
+        let new = format!("{}9", &old[..old.len() - 1]);
+        let other = self.file("breakout365-other");
+        fs::copy(&self.binary, &other).unwrap();
+        let script = format!("s/{}/{new}/g", old.replace('.', "\\."));
+        let mut sed = Command::new("sed");
+        let changed = sed.env("LC_ALL", "C").args(["-i", &script]).arg(&other).status().unwrap();
+        assert!(changed.success() && new != old);
+        self.binary = other;
+        new
     }
 
     /// The same product, run through a command line that ends where the binary's begins.
@@ -77,8 +95,8 @@ impl<'a> Product<'a> {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let binary = env!("CARGO_BIN_EXE_breakout365").to_owned();
-        let mut words = self.wrapper.iter().chain([&binary]);
+        let wrapper = self.wrapper.iter().map(OsStr::new);
+        let mut words = wrapper.chain([self.binary.as_os_str()]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg("--pins").arg(&self.pins);
         command.arg("--state-dir").arg(self.state_dir()).arg("--run-dir").arg(self.run_dir());

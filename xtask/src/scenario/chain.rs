@@ -81,7 +81,12 @@ impl Chain {
 
     /// Loads them into `gateway`, for a proxy on `port`.
     pub(super) fn load(&self, gateway: &Namespace, port: u16) -> Result<()> {
-        let text = self.filled(&Places { mark: MARK, inside: INSIDE, port, queue: QUEUE_NUMBER });
+        self.load_for(gateway, port, MARK)
+    }
+
+    /// As [`Chain::load`], where another mark says direct.
+    pub(super) fn load_for(&self, gateway: &Namespace, port: u16, mark: u32) -> Result<()> {
+        let text = self.filled(&Places { mark, inside: INSIDE, port, queue: QUEUE_NUMBER });
         if Path::new(self.name).extension().is_some_and(|kind| kind == "nft") {
             gateway.nft(&text)
         } else {

@@ -35,6 +35,7 @@ pub use chain::{CHAINS, Chain, Places};
 pub use origin::serve;
 pub use product::Hook;
 pub use report::Report;
+pub use squid::TransparentSquid;
 pub use stage::Stage;
 
 /// Which inspection system.

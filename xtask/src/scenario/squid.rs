@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::testbed::Namespace;
+
+use super::chain::{FORWARD, TPROXY, load_tproxy_routing};
 use super::program::{Program, directory, text_of, wait_until};
 use super::site::{Site, hosts_file};
 use super::{Stage, text};
@@ -18,18 +21,56 @@ pub(super) const PORT: u16 = 3128;
 #[derive(Debug)]
 pub(super) struct Squid(PathBuf);
 
+/// A Squid that takes what clients send to port 80, over both families, and is the only way past a
+/// gateway but for direct flows.
+#[derive(Debug)]
+pub struct TransparentSquid {
+    squid: Squid,
+    _program: Program,
+}
+
+impl TransparentSquid {
+    /// Starts it in `gateway`, with its files in `files`, and loads the rules that lead to it. `mark`
+    /// is the one that says direct.
+    ///
+    /// # Errors
+    ///
+    /// It is not installed or does not start, or the rules are refused.
+    pub fn start(gateway: &Namespace, files: &Path, mark: u32) -> Result<Self> {
+        let (squid, program) = Squid::run(gateway, files, "")?;
+        load_tproxy_routing(gateway)?;
+        for chain in [TPROXY, FORWARD] {
+            chain.load_for(gateway, TPROXY_PORT, mark)?;
+        }
+        Ok(Self { squid, _program: program })
+    }
+
+    /// Its access log: one line for each request that has ended.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn access_log(&self) -> Result<String> {
+        text_of(&self.squid.log())
+    }
+}
+
 impl Squid {
     /// Starts it in the gateway and waits until it is ready. `more` is added to its configuration.
     pub(super) fn start(stage: &mut Stage, more: &str) -> Result<Self> {
-        let files = directory(&stage.files(), "squid")?;
+        let (squid, program) = Self::run(&stage.network.gateway, &stage.files(), more)?;
+        stage.keep_running(program)?;
+        Ok(squid)
+    }
+
+    fn run(gateway: &Namespace, files: &Path, more: &str) -> Result<(Self, Program)> {
+        let files = directory(files, "squid")?;
         let config = files.join("squid.conf");
         fs::write(files.join("hosts"), hosts_file())?;
         fs::write(&config, configuration(text(&files)?, more))?;
-        let gateway = &stage.network.gateway;
         let mut squid = Program::start(gateway, "squid", &files, &["-N", "-f", text(&config)?])?;
         squid.wait_for_port(gateway, PORT)?;
-        stage.keep_running(squid)?;
-        Ok(Self(files))
+        Ok((Self(files), squid))
     }
 
     /// Expects exactly so many requests for a host in its access log.

@@ -27,6 +27,5 @@ pub use names::{Owner, is_kept, remove_kept, sweep};
 pub use namespace::Namespace;
 pub use process::Process;
 pub use scratch::Scratch;
-pub(crate) use servers::listen_v6;
-pub use servers::{EchoServers, RunningServers, ask};
+pub use servers::{EchoServers, RunningServers, ask, listen_v6};
 pub use wire::Wire;

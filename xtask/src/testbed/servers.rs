@@ -197,7 +197,11 @@ pub fn ask(
 }
 
 /// A listener for IPv6 alone; the standard library's would take the IPv4 port too.
-pub(crate) fn listen_v6(port: u16) -> Result<TcpListener> {
+///
+/// # Errors
+///
+/// The port is taken.
+pub fn listen_v6(port: u16) -> Result<TcpListener> {
     let socket = v6_socket(SockType::Stream, SockProtocol::Tcp)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     bind(socket.as_raw_fd(), &unspecified_v6(port))?;

@@ -18,7 +18,15 @@ use crate::process::{command, find, run};
 use crate::setup::{cache_dir, system_image};
 
 /// In the guest, beside what is essential.
-const PACKAGES: &str = "--include=systemd,systemd-sysv,nftables,iproute2,procps,kmod,util-linux";
+const PACKAGES: &str =
+    "--include=systemd,systemd-sysv,nftables,iptables,iproute2,procps,kmod,util-linux";
+/// What is done there, and with what.
+const FILES: [(&str, &str); 4] = [
+    ("trial.sh", include_str!("guest/systemd.sh")),
+    ("operator.sh", include_str!("guest/operator.sh")),
+    ("server.pl", include_str!("guest/server.pl")),
+    ("client.pl", include_str!("guest/client.pl")),
+];
 /// Of the kernel's modules, what a gateway of veths needs.
 const MODULES: [&str; 4] = ["net", "lib", "crypto", "drivers/net/veth.ko"];
 /// The package that is upgraded from, and the one that it is upgraded to.
@@ -30,7 +38,7 @@ const MEMORY: &str = "2G";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// How many seconds it may take
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 1800)]
     timeout: u64,
 }
 
@@ -85,7 +93,8 @@ pub(super) fn run_trial(options: &Options) -> Result<()> {
 /// Debian 12 with the modules of `kernel`, as an archive in `directory`; made once.
 fn system(directory: &Path, kernel: &Kernel) -> Result<PathBuf> {
     let archive = directory.join(format!("{}.cpio", kernel.release));
-    if archive.exists() {
+    let content = directory.join(format!("{}.packages", kernel.release));
+    if archive.exists() && fs::read_to_string(&content).is_ok_and(|made| made == PACKAGES) {
         return Ok(archive);
     }
     step("making a Debian 12 (debootstrap), minutes");
@@ -108,7 +117,9 @@ fn system(directory: &Path, kernel: &Kernel) -> Result<PathBuf> {
     modules(kernel, &root)?;
     let whole = fresh.path().join("cpio");
     pack(&root, &whole)?;
+    fs::remove_file(&content).ok();
     fs::rename(&whole, &archive).context("cannot keep the system")?;
+    fs::write(&content, PACKAGES)?;
     Ok(archive)
 }
 
@@ -137,7 +148,9 @@ fn trial(directory: &Path, packages: &[PathBuf]) -> Result<PathBuf> {
         fs::copy(package, place.join(name))?;
     }
     fs::write(place.join("new.version"), VERSIONS[1])?;
-    fs::write(place.join("trial.sh"), include_str!("guest/systemd.sh"))?;
+    for (name, text) in FILES {
+        fs::write(place.join(name), text)?;
+    }
     fs::write(units.join("trial.service"), include_str!("guest/systemd.service"))?;
     symlink("../trial.service", units.join("default.target.wants/trial.service"))?;
     let archive = directory.join("trial.cpio");

@@ -237,6 +237,8 @@ pub(super) mod tests {
                     carrier: Carrier::Xdp,
                     reasons,
                     metadata_unsupported: Count::default(),
+                    redirected: Count::default(),
+                    fallbacks: Vec::new(),
                 }],
                 sets: vec![SetTraffic {
                     id: 1,

@@ -103,6 +103,7 @@ mod tests {
             mark_value: 1,
             mark_mask: 1,
             mode: crate::config::Mode::Mark,
+            redirects_to: None,
             prefixes_v4: 1,
             prefixes_v6: 0,
             sets: Vec::new(),

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use super::{Facts, InterfaceFacts, Metadata, Role, Seen};
 use crate::config::{self, Config, HookMode, Mark};
-use crate::datapath::{DatapathError, Loaded, Pins, attached};
+use crate::datapath::{DatapathError, Loaded, Pins, attached, xdp_features};
 use crate::egress::rules;
 use crate::marks::{Looked, Ours, look};
 use crate::observe;
@@ -116,7 +116,7 @@ async fn interfaces(
         found.push(InterfaceFacts {
             offloads: genetlink::offloads(&name).await,
             xdp_features: match index {
-                Some(index) => genetlink::xdp_features(index).await,
+                Some(index) => xdp_features(index).await,
                 None => Err(absent()),
             },
             driver: index.ok_or_else(absent).and_then(|index| settings::driver(&name, index)),

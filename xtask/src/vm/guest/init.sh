@@ -121,6 +121,16 @@ counted() {
     check "packets counted as $1" has "\"reason\":\"$1\",\"packets\":[1-9]"
 }
 
+report_has() {
+    breakout365 support report 1 --json | tr -d ' \n' | grep "$1"
+}
+
+traced() {
+    timeout 60 breakout365 trace --sample 1 --count 3 --port 443 --json >/tmp/traced
+    cat /tmp/traced
+    grep -q '"destination":"40.96.0.1".*"verdict":"direct"' /tmp/traced
+}
+
 refused() {
     breakout365 status
     [ $? = 10 ]
@@ -163,7 +173,7 @@ END
     # A second address of the client, which is not a listed source.
     ip -n client addr add 10.9.2.2/32 dev eth0
     ip route add 10.9.2.2/32 dev lan0
-    for address in 40.96.0.1 40.97.1.2; do ip -n far addr add $address/32 dev lo; done
+    for address in 40.96.0.1 40.97.1.2 52.112.0.1; do ip -n far addr add $address/32 dev lo; done
     for port in 443 444; do ip netns exec far httpd -p $port -h /www; done >/dev/null
     # Only what is marked has a way to the far side.
     ip rule add fwmark 0x01000000/0x01000000 lookup 365
@@ -217,10 +227,31 @@ ip -n client route replace default via 10.9.0.1
 counted matched
 counted excluded
 counted source_not_listed
+
+phase="support window"
+check "what is not selected does not come by the direct way" not reaches client 52.112.0.1 443
+generation=$((generation + 1))
+check "opens" breakout365 support start --client 10.9.0.2 --for 1h --note "case 1"
+check "generation is published" published
+check "52.112.0.1 tcp/443 comes by the direct way" reaches client 52.112.0.1 443
+check "not for others" not reaches managed 52.112.0.1 443
+check "what is excluded does not" not reaches client 40.97.1.2 443
+check "the report has it" report_has '"packets":[1-9]'
 say "hooks $(sed -n 's/.* published: .* on //p' $log | tail -n 1)"
 verified=$(sed -n 's/.*instructions verified: //p' $log | tail -n 1)
 # Kernels before 5.16 do not say.
 case $verified in *unknown* | "") ;; *) say "verified $verified" ;; esac
+
+generation=$((generation + 1))
+check "closes" breakout365 support stop 1
+check "generation is published" published
+check "no more by the direct way" not reaches client 52.112.0.1 443
+
+phase="trace"
+(while :; do reaches client 40.96.0.1 443; done) >/dev/null 2>&1 &
+traffic=$!
+check "shows packets as they are decided" traced
+kill $traffic
 
 take "generic xdp" generic.toml
 attached lan0 '"generic"' "$tc"

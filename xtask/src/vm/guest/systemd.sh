@@ -106,20 +106,36 @@ another_pid() {
     [ "$now" != 0 ] && [ "$now" != "$old" ] && has ActiveState active
 }
 
+# The client, and what is behind either way: whoever answers there says which way it is.
 network() {
-    ip netns add client
-    ip link add lan0 type veth peer name eth0 netns client
-    ip link add wan0 type veth peer name wan1
-    ip address add 192.0.2.1/24 dev lan0
-    ip address add 198.51.100.2/24 dev wan0
-    ip link set lan0 up
-    ip link set wan0 up
-    ip link set wan1 up
-    ip -n client address add 192.0.2.2/24 dev eth0
-    ip -n client link set eth0 up
-    ip -n client route add default via 192.0.2.1
-    # Before conntrack, and only what the client sends. Nothing of it has to arrive anywhere.
-    nft -f - <<EOF
+    echo 1 >/proc/sys/net/ipv4/ip_forward
+    for name in client far inspector; do
+        ip netns add $name
+        ip -n $name link set lo up
+    done
+    # NAMESPACE OURS THEIRS ADDRESS ITS
+    while read -r name ours theirs address its; do
+        ip link add "$ours" type veth peer name "$theirs" netns "$name"
+        ip address add "$address/24" dev "$ours"
+        ip link set "$ours" up
+        ip -n "$name" address add "$its/24" dev "$theirs"
+        ip -n "$name" link set "$theirs" up
+        ip -n "$name" route add default via "$address"
+    done <<END
+client lan0 eth0 192.0.2.1 192.0.2.2
+far wan0 wan1 198.51.100.2 198.51.100.1
+inspector isp0 isp1 203.0.113.2 203.0.113.1
+END
+    ip route add default via 203.0.113.1
+    for name in far inspector; do
+        for address in 40.96.0.1 52.112.0.1 9.9.9.9; do
+            ip -n $name address add $address/32 dev lo
+        done
+    done
+    ip netns exec inspector perl /packages/server.pl inspected &
+    far_side
+    # Before conntrack, and only what the client sends without pause.
+    nft -f - <<END
 table inet watch {
     counter direct { }
     counter none { }
@@ -129,10 +145,27 @@ table inet watch {
         ip saddr 192.0.2.2 udp dport 443 meta mark & 0x01000000 == 0 counter name none
     }
 }
-EOF
+END
     ip netns exec client bash -c '
         exec 3<>/dev/udp/40.96.0.1/443
         while :; do echo packet >&3; sleep 0.02; done' >/dev/null 2>&1 &
+}
+
+far_side() {
+    ip netns exec far perl /packages/server.pl direct &
+    far=$!
+}
+
+# SETTING...: adds to the service what a site would.
+drop_in() {
+    mkdir -p /run/systemd/system/$unit.d
+    printf '%s\n' '[Service]' "$@" >/run/systemd/system/$unit.d/trial.conf
+    systemctl daemon-reload
+}
+
+no_drop_in() {
+    rm -r /run/systemd/system/$unit.d
+    systemctl daemon-reload
 }
 
 configure() {
@@ -207,9 +240,7 @@ check "it is another process" another_pid
 check "no packet went unmarked" without_gap
 
 phase=watchdog
-mkdir -p /run/systemd/system/$unit.d
-printf '[Service]\nWatchdogSec=8s\n' >/run/systemd/system/$unit.d/watchdog.conf
-systemctl daemon-reload
+drop_in WatchdogSec=8s
 systemctl restart $unit
 sleep 12
 check "it is left alone while it works" has NRestarts 0
@@ -218,8 +249,7 @@ from_here
 kill -STOP "$old"
 check "it is started again when it hangs" soon another_pid
 check "no packet went unmarked" without_gap
-rm -r /run/systemd/system/$unit.d
-systemctl daemon-reload
+no_drop_in
 
 phase=upgrade
 old=$(pid)
@@ -240,6 +270,8 @@ check "nothing is marked" is "$(count direct)" "$before"
 check "on" breakout365 on
 check "it marks" marks
 
+. /packages/operator.sh
+
 phase=stopped
 from_here
 check "it stops" systemctl stop $unit
@@ -252,18 +284,6 @@ check "nothing is pinned" not ls $pins/current
 sed -i '/on-stop/d' $config
 check "and starts again" systemctl start $unit
 check "it marks" soon marks
-
-if breakout365 exporter --help >/dev/null 2>&1; then
-    phase=exporter
-    unit=breakout365-exporter.service
-    check "it starts" systemctl start $unit
-    check "it is not root" is "$(user_of "$(pid)")" breakout365-exporter
-    check "it has no capability" is \
-        "$(sed -n 's/Cap\(Eff\|Prm\|Bnd\|Amb\):\t//p' "/proc/$(pid)/status" | sort -u)" 0000000000000000
-    check "it answers" bash -c 'exec 3<>/dev/tcp/127.0.0.1/9365
-        printf "GET /metrics HTTP/1.0\r\n\r\n" >&3 && grep -q ^breakout365_ <&3'
-    unit=breakout365.service
-fi
 
 phase=removed
 check "it is removed" dpkg --remove breakout365

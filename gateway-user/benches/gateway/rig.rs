@@ -1,0 +1,213 @@
+//! One gateway between a source and two sinks, and a turn of packets through it.
+
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, PerCpuArray};
+use aya::programs::links::FdLink;
+use aya::programs::{ProgramFd, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use etherparse::PacketBuilder;
+use gateway_common::Transport;
+use gateway_user::config::{Mark, Mode};
+use gateway_user::datapath::{
+    Blueprint, FeedIdentity, HookRequest, Interface, Pins, Redirect, TcCarrier, bring_up, run_live,
+};
+use gateway_user::policy::{Rule, Table};
+use nix::net::if_::if_nametoindex;
+use xtask::testbed::{BpfFs, End, Namespace, Offloads, link};
+
+use crate::way::{Hook, MARK, Way, prefixes};
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/breakout365-bench-ebpf"));
+/// Destinations, each of which has its packet in a turn.
+const PACKETS: u32 = 1 << 16;
+/// How long the last packets of a turn may be on their way.
+const LATE: Duration = Duration::from_secs(2);
+
+pub(crate) struct Rig {
+    way: Way,
+    source: Namespace,
+    feeder: Ebpf,
+    from: u32,
+    frame: Vec<u8>,
+    direct: Sink,
+    other: Sink,
+    _gateway: Namespace,
+    _sink: Namespace,
+    _bpffs: BpfFs,
+}
+
+/// What counts behind one way out.
+struct Sink {
+    ebpf: Ebpf,
+    _link: FdLink,
+}
+
+impl Rig {
+    pub(crate) fn new(way: Way) -> Result<Self> {
+        let [source, gateway, sink] = ["source", "gateway", "sink"].map(Namespace::new);
+        let (source, gateway, sink) = (source?, gateway?, sink?);
+        join((&gateway, "lan0"), (&source, "src0"), 1)?;
+        join((&gateway, "up0"), (&sink, "in2"), 2)?;
+        join((&gateway, "insp0"), (&sink, "in3"), 3)?;
+        gateway.forward()?;
+        gateway.ip("route add default via 10.0.3.2\nroute add default via 10.0.2.2 table 365\n\
+             neigh replace 10.0.2.2 lladdr 02:00:00:00:02:02 dev up0 nud permanent\n\
+             neigh replace 10.0.3.2 lladdr 02:00:00:00:03:02 dev insp0 nud permanent\n")?;
+        // Where nothing of XDP is attached, this is what has veth take XDP frames.
+        gateway.run("ethtool -K lan0 gro on")?;
+        let direct = Sink::new(&sink, "in2")?;
+        let other = Sink::new(&sink, "in3")?;
+        way.set_up(&gateway)?;
+        let bpffs = BpfFs::new()?;
+        if let Way::Ours { hook, .. } = way {
+            gateway.enter(|| publish(hook, &Pins::new(bpffs.pins())))??;
+        }
+        let from = source.enter(|| if_nametoindex("src0"))??;
+        let (feeder, frame) = (feeder(way, from)?, frame()?);
+        Ok(Self {
+            way,
+            source,
+            feeder,
+            from,
+            frame,
+            direct,
+            other,
+            _gateway: gateway,
+            _sink: sink,
+            _bpffs: bpffs,
+        })
+    }
+
+    /// Nanoseconds per packet of one turn, in which every packet came where it should.
+    pub(crate) fn turn(&mut self) -> Result<f64> {
+        let (direct, other) = (self.direct.came()?, self.other.came()?);
+        let right = |sink: &Sink, before: u64| -> Result<u64> { Ok(sink.came()? - before) };
+        let program: &ProgramFd = self.feeder.program("bench_send").context("bench_send")?.fd()?;
+        let (source, frame, from) = (&self.source, &self.frame, self.from);
+        let took = source.enter(|| -> Result<Duration> {
+            let started = Instant::now();
+            run_live(program.as_fd(), frame, from, PACKETS)?;
+            Ok(started.elapsed())
+        })??;
+        let deadline = Instant::now() + LATE;
+        let came = loop {
+            let came = [right(&self.direct, direct)?, right(&self.other, other)?];
+            if came.iter().sum::<u64>() >= u64::from(PACKETS) || Instant::now() > deadline {
+                break came;
+            }
+            sleep(Duration::from_millis(1));
+        };
+        let all = u64::from(PACKETS);
+        let expected = if self.way.is_direct() { [all, 0] } else { [0, all] };
+        ensure!(
+            came == expected,
+            "{}: {came:?} packets came by the uplink and the other way, not {expected:?}",
+            self.way.name()
+        );
+        Ok(took.as_secs_f64() * 1e9 / f64::from(PACKETS))
+    }
+}
+
+impl Sink {
+    fn new(namespace: &Namespace, interface: &str) -> Result<Self> {
+        let mut ebpf = Ebpf::load(OBJECT)?;
+        let link = namespace.enter(|| -> Result<FdLink> {
+            let program: &mut Xdp =
+                ebpf.program_mut("bench_sink").context("bench_sink")?.try_into()?;
+            program.load()?;
+            let id = program.attach(interface, XdpMode::Driver)?;
+            Ok(program.take_link(id)?.try_into()?)
+        })??;
+        Ok(Self { ebpf, _link: link })
+    }
+
+    fn came(&self) -> Result<u64> {
+        let came: PerCpuArray<_, u64> = self.ebpf.map("CAME").context("CAME")?.try_into()?;
+        Ok(came.get(&0, 0)?.iter().sum())
+    }
+}
+
+fn join(one: (&Namespace, &str), other: (&Namespace, &str), number: u8) -> Result<()> {
+    let addresses = |host: u8| [format!("10.0.{number}.{host}/24").parse()];
+    let ([ones], [others]) = (addresses(1), addresses(2));
+    let (ones, others) = ([ones?], [others?]);
+    let mac = |host| [2, 0, 0, 0, number, host];
+    link(
+        &End { namespace: one.0, interface: one.1, mac: mac(1), addresses: &ones },
+        &End { namespace: other.0, interface: other.1, mac: mac(2), addresses: &others },
+        Offloads::None,
+    )
+}
+
+/// Publishes the list on `lan0` of the namespace this is called in.
+fn publish(hook: Hook, pins: &Pins) -> Result<()> {
+    let rules = prefixes()?.into_iter().map(|prefix| Rule {
+        prefix: prefix.into(),
+        transport: Transport::Udp,
+        first: 443,
+        last: 443,
+        set: 1,
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let interface = runtime.block_on(Interface::find("lan0"))?;
+    let hooks = [HookRequest { interface, xdp: hook.request(), tc: TcCarrier::Best }];
+    let redirect = match hook {
+        Hook::Redirect => Some(runtime.block_on(Redirect::find("up0", &hooks))?),
+        Hook::Tc | Hook::Xdp => None,
+    };
+    let blueprint = Blueprint {
+        table: Table::from_rules(rules)?,
+        mark: Mark { value: MARK, mask: MARK },
+        mode: Mode::Mark,
+        feed: FeedIdentity { instance: None, version: None, digest: String::new() },
+        sets: Vec::new(),
+        own: Vec::new(),
+        self_check: 1000,
+        deadline: None,
+        redirect,
+    };
+    bring_up(&pins.lock()?, &blueprint, &hooks, &mut |_| Ok(()))?;
+    Ok(())
+}
+
+/// Sends to every destination in turn, out of interface `from`.
+fn feeder(way: Way, from: u32) -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new().override_global("SEND_TO", &from, true).load(OBJECT)?;
+    let program: &mut Xdp = ebpf.program_mut("bench_send").context("bench_send")?.try_into()?;
+    program.load()?;
+    let prefixes = prefixes()?;
+    let mut map: Array<_, [[u8; 4]; 4]> =
+        ebpf.map_mut("DESTINATION").context("DESTINATION")?.try_into()?;
+    for number in 0..PACKETS {
+        let prefix = prefixes[usize::try_from(number)? % prefixes.len()];
+        let host = number / u32::try_from(prefixes.len())?;
+        let address = Ipv4Addr::from_bits(prefix.network().to_bits() + host);
+        // The same way off, where nothing is listed.
+        let elsewhere = Ipv4Addr::from_bits(address.to_bits() + (8 << 24));
+        let address = if way.is_to_list() { address } else { elsewhere };
+        let mut frame = frame()?;
+        frame[30..34].copy_from_slice(&address.octets());
+        frame[24..26].fill(0);
+        let words = frame[14..34].as_chunks::<2>().0.iter();
+        let sum: u32 = words.map(|word| u32::from(u16::from_be_bytes(*word))).sum();
+        let [high, low] = (!u16::try_from((sum & 0xffff) + (sum >> 16))?).to_be_bytes();
+        map.set(number, [address.octets(), [high, low, 0, 0], [0; 4], [0; 4]], 0)?;
+    }
+    Ok(ebpf)
+}
+
+/// 60 bytes; addresses, time to live and checksum are the feeder's.
+fn frame() -> Result<Vec<u8>> {
+    let builder =
+        PacketBuilder::ethernet2([0; 6], [0; 6]).ipv4([10, 0, 1, 2], [0; 4], 64).udp(50_000, 443);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[0; 18])?;
+    // No checksum: the destination is another one each time.
+    frame[40..42].fill(0);
+    Ok(frame)
+}

@@ -1,0 +1,236 @@
+//! The ways that are compared: what a gateway has in place, and where its packets go.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+use gateway_user::datapath::XdpRequest;
+use ipnet::Ipv4Net;
+use xtask::testbed::Namespace;
+
+/// What says Direct.
+pub(crate) const MARK: u32 = 0x0100_0000;
+
+/// A way to forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    Plain,
+    PlainAgain,
+    Rule,
+    Ours { hook: Hook, direct: bool, firewall: bool },
+    NftInterval,
+    NftPipapo,
+    Ipset,
+    IptablesRules,
+    IpRules,
+    Firewall,
+    FirewallNft,
+}
+
+/// How ours is attached, and what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Hook {
+    Tc,
+    Xdp,
+    Redirect,
+}
+
+impl Hook {
+    pub(crate) const fn request(self) -> XdpRequest {
+        match self {
+            Self::Tc => XdpRequest::No,
+            Self::Xdp | Self::Redirect => XdpRequest::Native,
+        }
+    }
+}
+
+const fn ours(hook: Hook, direct: bool, firewall: bool) -> Way {
+    Way::Ours { hook, direct, firewall }
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 18] = [
+        Self::Plain,
+        Self::PlainAgain,
+        Self::Rule,
+        ours(Hook::Tc, true, false),
+        ours(Hook::Xdp, true, false),
+        ours(Hook::Redirect, true, false),
+        ours(Hook::Tc, false, false),
+        ours(Hook::Xdp, false, false),
+        ours(Hook::Redirect, false, false),
+        Self::NftInterval,
+        Self::NftPipapo,
+        Self::Ipset,
+        Self::IptablesRules,
+        Self::IpRules,
+        Self::Firewall,
+        Self::FirewallNft,
+        ours(Hook::Xdp, true, true),
+        ours(Hook::Redirect, true, true),
+    ];
+
+    /// For people and JSON: stable.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::PlainAgain => "plain, once more (A/A)",
+            Self::Rule => "plain + one fwmark rule",
+            Self::Ours { hook: Hook::Tc, direct: true, .. } => "ours, tc mark, direct",
+            Self::Ours { hook: Hook::Tc, direct: false, .. } => "ours, tc mark, other traffic",
+            Self::Ours { hook: Hook::Xdp, direct: true, firewall: false } => {
+                "ours, XDP + tc mark, direct"
+            }
+            Self::Ours { hook: Hook::Xdp, direct: true, firewall: true } => {
+                "firewall, ours, XDP + tc mark, direct"
+            }
+            Self::Ours { hook: Hook::Xdp, direct: false, .. } => {
+                "ours, XDP + tc mark, other traffic"
+            }
+            Self::Ours { hook: Hook::Redirect, direct: true, firewall: false } => {
+                "ours, redirect, direct"
+            }
+            Self::Ours { hook: Hook::Redirect, direct: true, firewall: true } => {
+                "firewall, ours, redirect, direct"
+            }
+            Self::Ours { hook: Hook::Redirect, direct: false, .. } => {
+                "ours, redirect, other traffic"
+            }
+            Self::NftInterval => "nft interval set, mark + rule",
+            Self::NftPipapo => "nft pipapo, mark + rule",
+            Self::Ipset => "ipset, mark + rule",
+            Self::IptablesRules => "100 iptables rules, mark + rule",
+            Self::IpRules => "100 `ip rule to`",
+            Self::Firewall => "firewall of 50 stateful rules",
+            Self::FirewallNft => "firewall, nft pipapo, mark + rule",
+        }
+    }
+
+    /// Whether its packets are to destinations in the list.
+    pub(crate) const fn is_to_list(self) -> bool {
+        !matches!(self, Self::Ours { direct: false, .. })
+    }
+
+    /// Whether its packets are to leave by the direct uplink.
+    pub(crate) const fn is_direct(self) -> bool {
+        match self {
+            Self::Plain | Self::PlainAgain | Self::Rule | Self::Firewall => false,
+            Self::Ours { direct, .. } => direct,
+            Self::NftInterval
+            | Self::NftPipapo
+            | Self::Ipset
+            | Self::IptablesRules
+            | Self::IpRules
+            | Self::FirewallNft => true,
+        }
+    }
+
+    /// Puts in place what is not ours.
+    pub(crate) fn set_up(self, gateway: &Namespace) -> Result<()> {
+        match self {
+            Self::Plain | Self::PlainAgain => Ok(()),
+            Self::Rule => rule(gateway),
+            Self::Ours { firewall, .. } => {
+                // As the daemon's: the main table but for its default routes goes first.
+                gateway.ip(&format!(
+                    "rule add fwmark {MARK:#x}/{MARK:#x} lookup main suppress_prefixlength 0 priority 365\n"
+                ))?;
+                rule(gateway)?;
+                if firewall { gateway.nft(&self::firewall()) } else { Ok(()) }
+            }
+            Self::NftInterval => {
+                rule(gateway)?;
+                let elements = list(|prefix| format!("{prefix}, "))?;
+                gateway.nft(&marking("ipv4_addr", &elements, "ip daddr @listed udp dport 443"))
+            }
+            Self::NftPipapo => nft_pipapo(gateway),
+            Self::Ipset => {
+                rule(gateway)?;
+                // ipset is not bound to one namespace by name: it is the one of who asks.
+                gateway.run("ipset create list hash:net")?;
+                for prefix in prefixes()? {
+                    gateway.run(&format!("ipset add list {prefix}"))?;
+                }
+                gateway
+                    .run(&format!(
+                        "iptables -t mangle -A PREROUTING -p udp --dport 443 -m set --match-set list dst \
+                         -j MARK --set-xmark {MARK:#x}/{MARK:#x}"
+                    ))
+                    .map(drop)
+            }
+            Self::IptablesRules => {
+                rule(gateway)?;
+                for prefix in prefixes()? {
+                    gateway.run(&format!(
+                        "iptables -t mangle -A PREROUTING -d {prefix} -p udp --dport 443 -j MARK \
+                         --set-xmark {MARK:#x}/{MARK:#x}"
+                    ))?;
+                }
+                Ok(())
+            }
+            Self::IpRules => {
+                let rules =
+                    list(|prefix| format!("rule add to {prefix} lookup 365 priority 366\n"))?;
+                gateway.ip(&rules)
+            }
+            Self::Firewall => gateway.nft(&firewall()),
+            Self::FirewallNft => {
+                gateway.nft(&firewall())?;
+                nft_pipapo(gateway)
+            }
+        }
+    }
+}
+
+/// A hundred neighbouring prefixes, no two of which can be merged by who takes them one by one.
+pub(crate) fn prefixes() -> Result<Vec<Ipv4Net>> {
+    let all: Ipv4Net = "40.96.0.0/13".parse()?;
+    Ok(all.subnets(20).context("subnets")?.take(100).collect())
+}
+
+fn list(text: impl Fn(Ipv4Net) -> String) -> Result<String> {
+    Ok(prefixes()?.into_iter().map(text).collect())
+}
+
+fn rule(gateway: &Namespace) -> Result<()> {
+    gateway.ip(&format!("rule add fwmark {MARK:#x}/{MARK:#x} lookup 365 priority 366\n"))
+}
+
+fn nft_pipapo(gateway: &Namespace) -> Result<()> {
+    rule(gateway)?;
+    let elements = list(|prefix| format!("{prefix} . udp . 443, "))?;
+    gateway.nft(&marking(
+        "ipv4_addr . inet_proto . inet_service",
+        &elements,
+        "ip daddr . meta l4proto . th dport @listed",
+    ))
+}
+
+fn marking(kind: &str, elements: &str, matches: &str) -> String {
+    format!(
+        "table inet way {{
+            set listed {{ type {kind}; flags interval; elements = {{ {elements} }}; }}
+            chain pre {{
+                type filter hook prerouting priority mangle
+                {matches} meta mark set meta mark or {MARK:#x}
+            }}
+        }}"
+    )
+}
+
+/// Connection tracking, and fifty rules that a new flow goes through before it is accepted.
+fn firewall() -> String {
+    let mut rules = String::new();
+    for port in 1..=48 {
+        writeln!(rules, "iifname \"lan0\" udp dport {port} ip daddr 192.0.2.0/24 drop").ok();
+    }
+    format!(
+        "table inet firewall {{
+            chain forward {{
+                type filter hook forward priority filter; policy drop;
+                ct state established,related accept
+                {rules}
+                iifname \"lan0\" accept
+            }}
+        }}"
+    )
+}

@@ -1,0 +1,591 @@
+//! Redirecting: direct traffic leaves in XDP, and what cannot goes up the stack, marked, and is lost
+//! nowhere. Needs root.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use gateway_common::Fallback;
+use gateway_user::datapath::{DatapathError, Redirect, XdpRequest, bring_up};
+use gateway_user::exit::Exit;
+use ipnet::IpNet;
+use nix::sys::signal::Signal;
+use support::product::{Product, with_hook};
+use support::{CLIENT, LAN, Sender, Site, blueprint, one_table, other_table, wait_until};
+use xtask::testbed::{
+    BpfFs, EchoServers, End, Extension, Frame, Namespace, Offloads, Protocol, RunningServers,
+    VlanTag, Wire, ask, link,
+};
+
+const UPLINK: &str = "up0";
+const EGRESS: &str = "[egress]\ninterface = \"up0\"\ngateway4 = \"10.36.2.2\"\n\
+                      gateway6 = \"fd36:2::2\"\naction = \"redirect\"\n";
+const DIRECT: [&str; 2] = ["40.96.0.1:443", "[2603:1006::1]:443"];
+const INSPECTED: [&str; 2] = ["40.96.0.1:444", "[2603:1006::1]:444"];
+const GATEWAY_MAC: [u8; 6] = mac(1, 1);
+const CLIENT_MAC: [u8; 6] = mac(1, 2);
+/// Whose frames are counted, and dropped, where they arrive.
+const SOURCES: [&str; 2] = ["10.36.1.99:50000", "[fd36:1::99]:50000"];
+
+/// A gateway between a client, an inspector to whom the main table leads, and a hop behind the
+/// uplink, which takes XDP frames:
+///
+/// ```text
+/// client eth0 ── lan0 gateway insp0 ── in0 inspector
+///                             up0 ──── in0 direct
+/// ```
+struct Network {
+    site: Site,
+    inspector: Namespace,
+    direct: Namespace,
+    _servers: [RunningServers; 2],
+}
+
+/// Where frames of [`SOURCES`] came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Came {
+    /// To the hop behind the uplink.
+    direct: u64,
+    /// To it, after exactly one hop.
+    one_hop: u64,
+    /// To the inspector.
+    inspected: u64,
+    /// Through the forward chain of the gateway.
+    forwarded: u64,
+}
+
+impl Network {
+    fn new() -> Self {
+        let site = Site {
+            client: Namespace::new("client").unwrap(),
+            gateway: Namespace::new("gateway").unwrap(),
+            bpffs: BpfFs::new().unwrap(),
+        };
+        let [inspector, direct] = ["inspector", "direct"].map(|role| Namespace::new(role).unwrap());
+        // A checksum that is left to the hardware does not survive being redirected.
+        join((&site.gateway, LAN), (&site.client, CLIENT), 1, Offloads::None);
+        join((&site.gateway, UPLINK), (&direct, "in0"), 2, Offloads::Default);
+        // Once it is up: the other end does not learn of it before.
+        direct.run("ethtool -K in0 gro on").unwrap();
+        join((&site.gateway, "insp0"), (&inspector, "in0"), 3, Offloads::Default);
+        site.client.ip("address add 10.36.1.99/24 dev eth0\n").unwrap();
+        site.client.ip("address add fd36:1::99/64 dev eth0 nodad preferred_lft 0\n").unwrap();
+        site.client.ip(&default_routes(1, 1)).unwrap();
+        // With a default route of IPv6 in the main table, IPv6 is marked: see the test of that.
+        site.gateway
+            .ip("route add default via 10.36.3.2\nroute add default via fd36:3::2 table 400\n")
+            .unwrap();
+        site.gateway.run("ip -6 rule add lookup 400 priority 33000").unwrap();
+        site.gateway.forward().unwrap();
+        let forward = "type filter hook forward priority raw";
+        site.gateway.nft(&counters(forward, "", "accept")).unwrap();
+        let servers = [(&direct, 2), (&inspector, 3)].map(|(hop, number)| {
+            hop.ip(&default_routes(number, 1)).unwrap();
+            hop.nft(&counters("type filter hook prerouting priority raw", "63", "drop")).unwrap();
+            let prefixes = ["40.96.0.0/13", "2603:1006::/40"].map(|prefix| prefix.parse().unwrap());
+            EchoServers::own(hop, &BTreeSet::from(prefixes)).unwrap();
+            EchoServers::start(hop, &[443, 444].into(), &[443].into()).unwrap()
+        });
+        wait_until("every link is up", || {
+            let routes = site.gateway.run("ip -d route show table all").unwrap();
+            !routes.contains("linkdown") && routes.matches("local fe80::").count() == 3
+        });
+        Self { site, inspector, direct, _servers: servers }
+    }
+
+    fn product(&self) -> Product<'_> {
+        let product = Product::new(&self.site, "auto");
+        product.configure(&config(EGRESS));
+        product
+    }
+
+    fn gateway(&self, command: &str) -> String {
+        self.site.gateway.run(command).unwrap()
+    }
+
+    fn came(&self) -> Came {
+        let count = |namespace: &Namespace, name: &str| -> u64 {
+            let listed = namespace.run(&format!("nft list counter inet count {name}")).unwrap();
+            let mut words = listed.split_whitespace().skip_while(|word| *word != "packets");
+            words.nth(1).unwrap().parse().unwrap()
+        };
+        Came {
+            direct: count(&self.direct, "came"),
+            one_hop: count(&self.direct, "hop"),
+            inspected: count(&self.inspector, "came"),
+            forwarded: count(&self.site.gateway, "came"),
+        }
+    }
+
+    /// Sends frames from the client, and says where they came: each of them somewhere.
+    fn send(&self, frames: &[Vec<u8>]) -> Came {
+        let before = self.came();
+        let mut wire = Wire::open(&self.site.client, CLIENT).unwrap();
+        for frame in frames {
+            wire.send(frame).unwrap();
+        }
+        let sent = u64::try_from(frames.len()).unwrap();
+        let mut came = Came::default();
+        wait_until("every frame comes somewhere", || {
+            let now = self.came();
+            came = Came {
+                direct: now.direct - before.direct,
+                one_hop: now.one_hop - before.one_hop,
+                inspected: now.inspected - before.inspected,
+                forwarded: now.forwarded - before.forwarded,
+            };
+            came.direct + came.inspected == sent
+        });
+        came
+    }
+
+    /// Asserts that direct frames are redirected: past the stack, one hop, nothing to the inspector.
+    fn assert_it_redirects(&self) {
+        let redirected = Came { direct: 2, one_hop: 2, inspected: 0, forwarded: 0 };
+        assert_eq!(self.send(&DIRECT.map(|to| frame(to).build().unwrap())), redirected);
+    }
+
+    /// Asserts that they are marked: through the stack, to the same place.
+    fn assert_it_marks(&self) {
+        let marked = Came { direct: 2, one_hop: 2, inspected: 0, forwarded: 2 };
+        assert_eq!(self.send(&DIRECT.map(|to| frame(to).build().unwrap())), marked);
+    }
+
+    fn assert_all_is_inspected(&self) {
+        let inspected = Came { direct: 0, one_hop: 0, inspected: 2, forwarded: 2 };
+        assert_eq!(self.send(&DIRECT.map(|to| frame(to).build().unwrap())), inspected);
+    }
+
+    fn fallbacks(&self, cause: Fallback) -> u64 {
+        self.site.counts().xdp.fallback(cause).packets
+    }
+
+    /// Both next hops are known: from then on nothing has to go up the stack for them.
+    fn wait_for_neighbours(&self) {
+        wait_until("the daemon has the next hops resolved", || {
+            ["10.36.2.2", "fd36:2::2"]
+                .iter()
+                .all(|hop| self.gateway(&format!("ip neigh show {hop} dev up0")).contains("lladdr"))
+        });
+    }
+}
+
+const fn mac(network: u8, host: u8) -> [u8; 6] {
+    [2, 0x36, 0, 0, network, host]
+}
+
+/// Joins two namespaces; the first has host number 1 in network `number`, the other 2.
+fn join(one: (&Namespace, &str), other: (&Namespace, &str), number: u8, offloads: Offloads) {
+    let addresses = |host: u8| -> Vec<IpNet> {
+        [format!("10.36.{number}.{host}/24"), format!("fd36:{number}::{host}/64")]
+            .map(|net| net.parse().unwrap())
+            .into()
+    };
+    let (ones, others) = (addresses(1), addresses(2));
+    link(
+        &End { namespace: one.0, interface: one.1, mac: mac(number, 1), addresses: &ones },
+        &End { namespace: other.0, interface: other.1, mac: mac(number, 2), addresses: &others },
+        offloads,
+    )
+    .unwrap();
+}
+
+fn default_routes(number: u8, host: u8) -> String {
+    format!(
+        "route add default via 10.36.{number}.{host}\nroute add default via fd36:{number}::{host}\n"
+    )
+}
+
+/// A table that counts the frames of [`SOURCES`], those with `lifetime` by themselves, and then gives
+/// `verdict`.
+fn counters(hook: &str, lifetime: &str, verdict: &str) -> String {
+    let lifetime = if lifetime.is_empty() { "0" } else { lifetime };
+    format!(
+        "table inet count {{
+            counter came {{ }}
+            counter hop {{ }}
+            chain seen {{
+                {hook}
+                ip saddr 10.36.1.99 ip ttl {lifetime} counter name hop
+                ip6 saddr fd36:1::99 ip6 hoplimit {lifetime} counter name hop
+                ip saddr 10.36.1.99 meta l4proto {{ tcp, udp }} counter name came {verdict}
+                ip6 saddr fd36:1::99 meta l4proto {{ tcp, udp }} counter name came {verdict}
+            }}
+        }}"
+    )
+}
+
+fn config(egress: &str) -> String {
+    format!("{}{egress}", with_hook(LAN, "auto"))
+}
+
+/// A TCP frame from one of [`SOURCES`] to the gateway.
+fn frame(to: &str) -> Frame {
+    let to: SocketAddr = to.parse().unwrap();
+    let [v4, v6] = SOURCES.map(|source| source.parse().unwrap());
+    Frame::tcp(to).macs(GATEWAY_MAC, CLIENT_MAC).from(if to.is_ipv4() { v4 } else { v6 })
+}
+
+/// The same with so many hops to live.
+fn with_lifetime(to: &str, hops: u8) -> Vec<u8> {
+    let mut frame = frame(to).build().unwrap();
+    if to.starts_with('[') {
+        frame[21] = hops;
+        return frame;
+    }
+    frame[22] = hops;
+    frame[24..26].fill(0);
+    let words = frame[14..34].as_chunks::<2>().0.iter();
+    let sum: u32 = words.map(|word| u32::from(u16::from_be_bytes(*word))).sum();
+    let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    frame[24..26].copy_from_slice(&(!folded).to_be_bytes());
+    frame
+}
+
+#[test]
+fn direct_flows_leave_past_the_stack_and_all_others_take_their_way() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    let answers = |to: &str, protocol| {
+        let limit = Duration::from_secs(2);
+        network.site.client.enter(|| ask(to.parse().unwrap(), protocol, 20, limit)).unwrap()
+    };
+    let table = "table inet flows {
+        counter up { }
+        counter insp { }
+        chain seen {
+            type filter hook forward priority raw
+            iifname lan0 oifname up0 counter name up
+            iifname lan0 oifname insp0 counter name insp
+        }
+    }";
+    network.site.gateway.nft(table).unwrap();
+    for to in DIRECT {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            answers(to, protocol).unwrap();
+        }
+    }
+    let seen = network.gateway("nft list counters table inet flows");
+    assert_eq!(seen.matches("packets 0 ").count(), 2, "nothing was forwarded: {seen}");
+    for to in INSPECTED {
+        answers(to, Protocol::Tcp).unwrap();
+    }
+    let seen = network.gateway("nft list counter inet flows insp");
+    assert!(!seen.contains("packets 0 "), "the inspector had the others: {seen}");
+    network.assert_it_redirects();
+    let inspected = network.send(&INSPECTED.map(|to| frame(to).build().unwrap()));
+    assert_eq!(inspected, Came { direct: 0, one_hop: 0, inspected: 2, forwarded: 2 });
+    assert_eq!(product.status()["action"], "redirect");
+    let text = product.text(&["status"]);
+    assert!(text.contains("redirected to up0"), "{text}");
+    daemon.terminate();
+}
+
+#[test]
+fn what_cannot_be_redirected_goes_up_the_stack_marked_and_is_counted_by_its_cause() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    let [v4, v6] = DIRECT;
+    let cases: [(&str, Fallback, Vec<u8>); 6] = [
+        // Router alert, RFC 2113; ended by padding.
+        ("options", Fallback::Options, frame(v4).options(&[0x94, 4, 0, 0]).build().unwrap()),
+        (
+            "destination options",
+            Fallback::Options,
+            frame(v6).extension(Extension::Destination(0)).build().unwrap(),
+        ),
+        ("last hop", Fallback::LastHop, with_lifetime(v4, 1)),
+        ("last hop, IPv6", Fallback::LastHop, with_lifetime(v6, 1)),
+        (
+            "somebody else's",
+            Fallback::NotForUs,
+            frame(v4).macs([2, 9, 9, 9, 9, 9], CLIENT_MAC).build().unwrap(),
+        ),
+        ("tagged", Fallback::Tagged, frame(v4).tag(VlanTag::Customer, 7).build().unwrap()),
+    ];
+    let mut wire = Wire::open(&network.site.client, CLIENT).unwrap();
+    for (what, cause, frame) in cases {
+        let before = (network.fallbacks(cause), network.site.counts().xdp.redirected().packets);
+        wire.send(&frame).unwrap();
+        wait_until(what, || network.fallbacks(cause) == before.0 + 1);
+        assert_eq!(network.site.counts().xdp.redirected().packets, before.1, "{what}");
+    }
+    let link_local = frame(v6).from("[fe80::1]:1".parse().unwrap()).build().unwrap();
+    let loopback = frame(v4).from("127.0.0.1:1".parse().unwrap()).build().unwrap();
+    for (number, frame) in (1..).zip([link_local, loopback]) {
+        wire.send(&frame).unwrap();
+        wait_until("an odd source", || network.fallbacks(Fallback::OddSource) == number);
+    }
+    // Those with options were marked: they took the stack to the uplink.
+    let options = frame(v6).extension(Extension::Destination(0)).build().unwrap();
+    assert_eq!(
+        network.send(&[options]),
+        Came { direct: 1, one_hop: 1, inspected: 0, forwarded: 1 }
+    );
+    daemon.terminate();
+}
+
+#[test]
+fn the_stack_answers_for_packets_that_live_no_longer_or_are_too_big() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.gateway("ip link set up0 mtu 1300");
+    let [v4, v6] = DIRECT;
+    let big = |to| frame(to).payload(&[b'.'; 1350]).build().unwrap();
+    // ICMP and ICMPv6: time exceeded, and fragmentation needed or packet too big.
+    for (frame, cause, answer) in [
+        (with_lifetime(v4, 1), Fallback::LastHop, (0x0800, 23, 34, 1, 11)),
+        (with_lifetime(v6, 1), Fallback::LastHop, (0x86dd, 20, 54, 58, 3)),
+        (big(v4), Fallback::TooBig, (0x0800, 23, 34, 1, 3)),
+        (big(v6), Fallback::TooBig, (0x86dd, 20, 54, 58, 2)),
+    ] {
+        let (ethertype, protocol_at, kind_at, protocol, kind): (u16, usize, usize, u8, u8) = answer;
+        let before = network.fallbacks(cause);
+        let mut wire = Wire::open(&network.site.client, CLIENT).unwrap();
+        wire.send(&frame).unwrap();
+        let came = wire.receive(Duration::from_secs(5), |frame| {
+            frame.get(12..14) == Some(&ethertype.to_be_bytes())
+                && frame.get(protocol_at) == Some(&protocol)
+                && frame.get(kind_at) == Some(&kind)
+        });
+        assert!(came.unwrap().is_some(), "no ICMP {kind} of {ethertype:#x}");
+        assert!(network.fallbacks(cause) > before, "{}", cause.name());
+    }
+    daemon.terminate();
+}
+
+#[test]
+fn a_next_hop_is_resolved_and_kept_so_without_any_traffic() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    network.gateway("ip neigh flush dev up0");
+    // What comes at this moment takes the stack.
+    let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
+    assert_eq!((came.direct, came.inspected), (2, 0), "{came:?}");
+    network.gateway("ip neigh flush dev up0");
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    // One whose MAC address has changed is asked again, though XDP uses what is known.
+    let before = network.gateway("ip neigh show 10.36.2.2 dev up0");
+    network.direct.run("ip link set in0 address 02:36:00:00:02:77").unwrap();
+    network.gateway("ip neigh change 10.36.2.2 lladdr 02:36:00:00:02:02 nud stale dev up0");
+    wait_until("the new address is known", || {
+        let now = network.gateway("ip neigh show 10.36.2.2 dev up0");
+        now != before && now.contains("02:36:00:00:02:77")
+    });
+    daemon.terminate();
+}
+
+#[test]
+fn a_next_hop_that_does_not_answer_takes_packets_to_the_stack() {
+    let network = Network::new();
+    let product = network.product();
+    network.direct.run("ip link set in0 arp off").unwrap();
+    let daemon = product.start();
+    let mut wire = Wire::open(&network.site.client, CLIENT).unwrap();
+    let frame = frame(DIRECT[0]).build().unwrap();
+    wait_until("the cause is counted", || {
+        wire.send(&frame).unwrap();
+        network.fallbacks(Fallback::NoNeighbour) > 0
+    });
+    assert_eq!(network.site.counts().xdp.redirected().packets, 0);
+    daemon.terminate();
+}
+
+#[test]
+fn without_a_route_and_where_the_main_table_knows_better_the_stack_decides() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    // A longer prefix in the main table wins as it does for marked packets: LAN, VPN.
+    network.gateway("ip route add 40.96.0.0/16 via 10.36.3.2");
+    let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
+    assert_eq!(came, Came { direct: 1, one_hop: 1, inspected: 1, forwarded: 1 });
+    assert_eq!(network.fallbacks(Fallback::OtherWay), 1);
+    network.gateway("ip route del 40.96.0.0/16");
+    network.assert_it_redirects();
+    // Nobody is there to put it back.
+    daemon.end(Signal::SIGKILL);
+    network.assert_it_redirects();
+    network.gateway("ip route flush table 365");
+    network.gateway("ip -6 route flush table 365");
+    network.assert_all_is_inspected();
+}
+
+#[test]
+fn ipv6_is_marked_where_the_main_table_has_its_default_route() {
+    let network = Network::new();
+    network.gateway("ip -6 route add default via fd36:3::2");
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
+    assert_eq!(came, Came { direct: 2, one_hop: 2, inspected: 0, forwarded: 1 });
+    assert_eq!(network.fallbacks(Fallback::OtherWay), 1);
+    network.gateway("ip -6 route del default via fd36:3::2");
+    network.assert_it_redirects();
+    daemon.terminate();
+}
+
+#[test]
+fn an_uplink_that_goes_down_is_not_redirected_to_with_the_daemon_or_without() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    network.gateway("ip link set up0 down");
+    network.assert_all_is_inspected();
+    daemon.wait_for_log("direct packets are marked until this is over", 1);
+    wait_until("what serves marks", || product.status()["action"] == "mark");
+    network.assert_all_is_inspected();
+    network.gateway("ip link set up0 up");
+    network.gateway("ip address replace fd36:2::1/64 dev up0 nodad");
+    wait_until("what serves redirects", || product.status()["action"] == "redirect");
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    daemon.end(Signal::SIGKILL);
+    network.gateway("ip link set up0 down");
+    network.assert_all_is_inspected();
+}
+
+#[test]
+fn a_port_that_takes_frames_no_longer_is_marked_to_until_it_does_again() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    network.direct.run("ethtool -K in0 gro off").unwrap();
+    // A message about any link is a reason to look.
+    network.gateway("ip link set up0 alias changed");
+    wait_until("what serves marks", || product.status()["action"] == "mark");
+    network.assert_it_marks();
+    network.direct.run("ethtool -K in0 gro on").unwrap();
+    network.gateway("ip link set up0 alias again");
+    wait_until("what serves redirects", || product.status()["action"] == "redirect");
+    network.assert_it_redirects();
+    daemon.terminate();
+}
+
+#[test]
+fn off_acts_on_what_is_redirected_and_so_does_shadow() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    product.text(&["off"]);
+    network.assert_all_is_inspected();
+    product.text(&["on"]);
+    network.assert_it_redirects();
+    product.configure(&format!("mode = \"shadow\"\n{}", config(EGRESS)));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("published", 2);
+    network.assert_all_is_inspected();
+    daemon.terminate();
+}
+
+#[test]
+fn what_cannot_redirect_is_refused_at_the_start_in_one_line() {
+    let takes_none = "takes no XDP frames";
+    for (make, egress, exit, words) in [
+        ("direct: ethtool -K in0 gro off", EGRESS, Exit::Interface, ["interface up0", takes_none]),
+        (
+            "gateway: ip link set insp0 up",
+            &EGRESS.replace("up0", "lo"),
+            Exit::Interface,
+            ["interface lo", "not an Ethernet device"],
+        ),
+        (
+            "gateway: ip link set insp0 up",
+            &EGRESS.replace("up0", "insp0").replace("36.2.2", "36.3.2").replace("36:2", "36:3"),
+            Exit::Interface,
+            ["interface insp0", takes_none],
+        ),
+        (
+            "gateway: ip link set lan0 up",
+            &format!("{EGRESS}masquerade = true\n"),
+            Exit::Config,
+            ["egress.action", "masquerade"],
+        ),
+    ] {
+        let network = Network::new();
+        let (role, command) = make.split_once(": ").unwrap();
+        let namespace = if role == "direct" { &network.direct } else { &network.site.gateway };
+        namespace.run(command).unwrap();
+        let before = network.gateway("ip rule");
+        let product = network.product();
+        product.configure(&config(egress));
+        product.assert_refused(&["run"], exit as i32, &words);
+        assert_eq!(network.gateway("ip rule"), before, "{make}");
+        product.assert_refused(&["status"], Exit::Datapath as i32, &["nothing is loaded"]);
+    }
+    let network = Network::new();
+    for xdp in [XdpRequest::No, XdpRequest::Generic] {
+        let hooks = [network.site.hook(LAN, xdp)];
+        let refused = network.site.inside(Redirect::find(UPLINK, &hooks));
+        assert!(matches!(refused, Err(DatapathError::NoRedirect { .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn two_hundred_swaps_between_redirecting_and_marking_lose_nothing() {
+    const SWAPS: u64 = 200;
+    let network = Network::new();
+    network
+        .site
+        .gateway
+        .ip("rule add fwmark 0x1000000/0x1000000 lookup 365 priority 366\n\
+             route add default via 10.36.2.2 dev up0 table 365\n")
+        .unwrap();
+    network.gateway("ip neigh replace 10.36.2.2 lladdr 02:36:00:00:02:02 nud permanent dev up0");
+    let lock = network.site.lock();
+    let hooks = [network.site.hook(LAN, XdpRequest::Native)];
+    let redirect = network.site.inside(Redirect::find(UPLINK, &hooks)).unwrap();
+    let publish = |swap: u64| {
+        let table = if swap % 4 < 2 { one_table() } else { other_table() };
+        let mut blueprint = blueprint(&table);
+        blueprint.redirect = swap.is_multiple_of(2).then(|| redirect.clone());
+        let run = || bring_up(&lock, &blueprint, &hooks, &mut |_| Ok(()));
+        network.site.gateway.enter(run).unwrap().unwrap()
+    };
+    let first = publish(0);
+    assert!(first.self_test.redirected > 0, "the self-test has redirected: {:?}", first.self_test);
+    let before = network.came();
+    let bytes = frame(DIRECT[0]).build().unwrap();
+    let sender = Sender::start(&network.site, move |_| bytes.clone());
+    let mut redirected = 0;
+    let started = Instant::now();
+    for swap in 1..=SWAPS {
+        redirected += network.site.counts().xdp.redirected().packets;
+        publish(swap);
+    }
+    eprintln!("{SWAPS} swaps in {:?}", started.elapsed());
+    let sent = sender.stop();
+    wait_until("every frame came", || network.came().direct - before.direct >= sent);
+    sleep(Duration::from_millis(100));
+    let now = network.came();
+    assert_eq!(now.direct - before.direct, sent);
+    assert_eq!(now.one_hop - before.one_hop, sent);
+    assert_eq!(now.inspected, before.inspected);
+    let marked = now.forwarded - before.forwarded;
+    assert!(redirected > 0 && marked > 0, "{redirected} redirected, {marked} marked of {sent}");
+}
