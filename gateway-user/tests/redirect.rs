@@ -6,13 +6,16 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::thread::sleep;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 use gateway_common::Fallback;
-use gateway_user::datapath::{DatapathError, Redirect, XdpRequest, bring_up};
+use gateway_user::datapath::{Control, DatapathError, Redirect, XdpRequest, bring_up};
 use gateway_user::exit::Exit;
+use gateway_user::exporter::{Format, Scrapes, render};
+use gateway_user::observe;
 use ipnet::IpNet;
 use nix::sys::signal::Signal;
 use support::product::{Product, with_hook};
@@ -31,6 +34,11 @@ const GATEWAY_MAC: [u8; 6] = mac(1, 1);
 const CLIENT_MAC: [u8; 6] = mac(1, 2);
 /// Whose frames are counted, and dropped, where they arrive.
 const SOURCES: [&str; 2] = ["10.36.1.99:50000", "[fd36:1::99]:50000"];
+
+const FEED: &str = r#"[
+    {"id": 1, "serviceArea": "Exchange", "category": "Optimize", "required": true,
+     "ips": ["40.96.0.0/13", "2603:1006::/40"], "tcpPorts": "80,443", "udpPorts": "443"}
+]"#;
 
 /// A gateway between a client, an inspector to whom the main table leads, and a hop behind the
 /// uplink, which takes XDP frames:
@@ -100,6 +108,7 @@ impl Network {
 
     fn product(&self) -> Product<'_> {
         let product = Product::new(&self.site, "auto");
+        std::fs::write(product.file("feed.json"), FEED).unwrap();
         product.configure(&config(EGRESS));
         product
     }
@@ -464,6 +473,139 @@ fn an_uplink_that_goes_down_is_not_redirected_to_with_the_daemon_or_without() {
     daemon.end(Signal::SIGKILL);
     network.gateway("ip link set up0 down");
     network.assert_all_is_inspected();
+}
+
+/// Probed five times a second, at addresses beyond the next hop.
+const HEALTH: &str = "[egress.health]\nprobes = [\"40.96.0.9:443\", \"[2603:1006::9]:443\"]\n\
+                      interval = \"200ms\"\ntimeout = \"200ms\"\nfall = 3\nrise = 4\n";
+
+/// To whom flows are that last, on a port of the list.
+const LASTING: [&str; 2] = ["40.96.0.1:80", "[2603:1006::1]:80"];
+
+/// Has the hop behind the uplink send back what comes to [`LASTING`], until the process ends.
+fn send_back(network: &Network) {
+    let listener = network.direct.enter(|| TcpListener::bind("[::]:80")).unwrap().unwrap();
+    spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            spawn(move || std::io::copy(&mut stream.try_clone()?, &mut stream));
+        }
+    });
+}
+
+/// TCP flows from the client to [`LASTING`].
+fn lasting(network: &Network) -> [TcpStream; 2] {
+    send_back(network);
+    LASTING.map(|to| {
+        let to: SocketAddr = to.parse().unwrap();
+        let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(2));
+        let stream = network.site.client.enter(connect).unwrap().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        stream
+    })
+}
+
+fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b".")?;
+    stream.read_exact(&mut [0])
+}
+
+#[test]
+fn a_family_whose_probes_fail_is_not_redirected_and_the_other_one_still_is() {
+    let network = Network::new();
+    let product = network.product();
+    product.configure(&config(&format!("{EGRESS}{HEALTH}")));
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    let mut flows = lasting(&network);
+    for flow in &mut flows {
+        echo(flow).unwrap();
+    }
+    // Link, next hop and route are as before.
+    let far = "table ip far {
+        chain input {
+            type filter hook input priority raw;
+            ip saddr 10.36.2.1 tcp dport 443 drop
+        }
+    }";
+    network.direct.nft(far).unwrap();
+    daemon.wait_for_log("published", 2);
+    let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
+    assert_eq!(came, Came { direct: 1, one_hop: 1, inspected: 1, forwarded: 1 });
+    assert_eq!(network.fallbacks(Fallback::UplinkDown), 1);
+    // Not handed to the inspector in its middle.
+    let [v4, v6] = &mut flows;
+    assert_eq!(echo(v4).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    echo(v6).unwrap();
+    assert_eq!(product.status()["action"], "redirect");
+    network.direct.run("nft delete table ip far").unwrap();
+    daemon.wait_for_log("published", 3);
+    network.assert_it_redirects();
+    daemon.terminate();
+}
+
+#[test]
+fn a_family_without_a_next_hop_is_not_redirected_wherever_its_routes_lead() {
+    let network = Network::new();
+    network.gateway("ip -6 route add default via fd36:2::2 dev up0 table 399");
+    network.gateway("ip -6 rule add lookup 399 priority 32900");
+    let product = network.product();
+    product.configure(&config(&EGRESS.replace("gateway6 = \"fd36:2::2\"\n", "")));
+    let daemon = product.start();
+    wait_until("the next hop is known", || {
+        network.gateway("ip neigh show 10.36.2.2 dev up0").contains("lladdr")
+    });
+    let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
+    assert_eq!(came, Came { direct: 2, one_hop: 2, inspected: 0, forwarded: 1 });
+    assert_eq!(network.fallbacks(Fallback::UplinkDown), 1);
+    daemon.terminate();
+}
+
+#[test]
+fn flows_keep_their_way_from_redirecting_to_marking_and_back() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    let mut flows = lasting(&network);
+    for (number, gro) in (1..).zip(["on", "off", "on"]) {
+        network.direct.run(&format!("ethtool -K in0 gro {gro}")).unwrap();
+        network.gateway(&format!("ip link set up0 alias a{number}"));
+        let action = if gro == "on" { "redirect" } else { "mark" };
+        wait_until(action, || product.status()["action"] == action);
+        for flow in &mut flows {
+            echo(flow).unwrap();
+            echo(flow).unwrap();
+        }
+    }
+    daemon.terminate();
+}
+
+#[test]
+fn what_is_redirected_is_traced_and_told_to_prometheus() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    let control = Control::open(&network.site.pins()).unwrap().unwrap();
+    let output = std::thread::scope(|scope| {
+        const TRACE: [&str; 6] = ["trace", "--sample", "1", "--json", "--count", "2"];
+        let running = scope.spawn(|| product.verb(&TRACE));
+        wait_until("it draws", || control.sampling().unwrap() == 1);
+        network.assert_it_redirects();
+        running.join().unwrap()
+    });
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(lines.matches("\"reason\":\"matched\"").count(), 2, "{lines}");
+    let state = observe::read(&product.run_dir()).unwrap().unwrap();
+    let text = render(Format::Prometheus, &Scrapes::default(), Some(&state));
+    for line in [
+        "breakout365_redirected_packets_total{interface=\"lan0\"} 2\n",
+        "breakout365_redirect_fallback_packets_total{interface=\"lan0\",cause=\"too_big\"} 0\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+    daemon.terminate();
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use gateway_user::datapath::{Generation, self_test};
+use gateway_user::datapath::{Generation, Redirect, Setting, self_test};
 use gateway_user::feed;
 use gateway_user::policy::{self, OpenWindow, Policy, Sources, Support, Table, WindowSets};
 use ipnet::IpNet;
@@ -50,6 +50,18 @@ fn with_windows_every_program_agrees_with_the_oracle() {
             let without = self_test(&mut generation, &plain).unwrap();
             assert!(report.direct > without.direct, "{report:?} {without:?}");
         }
+    }
+}
+
+#[test]
+fn with_windows_and_redirecting_the_programs_fit_the_stack_and_agree_with_the_oracle() {
+    let table = table(sources(&["10.1.0.0/24"]), &[window(1, &["10.1.0.0/16"], WindowSets::all())]);
+    for (ipv4, ipv6) in [(true, true), (true, false), (false, true)] {
+        // Where packets of the self-test come in by; no route leads there.
+        let redirect = Redirect { name: "lo".into(), uplink: 1, ipv4, ipv6, ports: [].into() };
+        let setting = Setting { redirect: Some(redirect), ..MARK.into() };
+        let mut generation = Generation::load(&table, setting).unwrap();
+        assert!(self_test(&mut generation, &table).unwrap().direct > 0);
     }
 }
 

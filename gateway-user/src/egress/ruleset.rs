@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use super::Wanted;
 use super::nudge::Pair;
 use super::routing::Family;
-use crate::config::OnFailure;
+use crate::config::{Action, OnFailure};
 
 /// The name of the table, of family `inet`.
 pub(super) const TABLE: &str = "breakout365";
@@ -55,6 +55,7 @@ pub(super) fn text(wanted: &Wanted, closed: &BTreeSet<Family>, before: Before) -
         Before::Unknown => format!("table inet {TABLE}\ndelete table inet {TABLE}"),
         Before::Alike => format!("flush table inet {TABLE}"),
     };
+    let picked_up = picked_up(wanted, closed, &is_direct);
     let mut text = format!(
         r#"{make_room}
 table inet {TABLE} {{
@@ -95,7 +96,7 @@ table inet {TABLE} {{
         ct state invalid jump ended
         ct state invalid,untracked goto clear
         ct mark & {decided:#010x} == 0 jump ended
-        ct direction reply goto clear
+{picked_up}        ct direction reply goto clear
 {no_way}        ct mark & {decided:#010x} != 0 goto restore
         ct state new meta {is_direct} goto direct
         ct {is_direct} goto direct
@@ -178,6 +179,14 @@ fn no_way(wanted: &Wanted, closed: &BTreeSet<Family>, is_direct: &str) -> String
             continue;
         }
         writeln!(no_way, "        meta nfproto {name} ct {is_direct} goto lost").ok();
+        if has_hop && egress.action == Action::Redirect {
+            writeln!(
+                no_way,
+                "        meta nfproto {name} ct state new meta {is_direct} tcp flags & (syn | rst) == 0x0 \
+                 goto lost"
+            )
+            .ok();
+        }
         if has_hop && egress.on_failure == OnFailure::Block {
             writeln!(
                 no_way,
@@ -198,6 +207,35 @@ pub(super) fn closed_in(listing: &str) -> BTreeSet<Family> {
         lines.any(|line| line.starts_with(&begin) && line.ends_with("goto lost"))
     };
     Family::ALL.into_iter().filter(is_closed).collect()
+}
+
+/// The rules for flows that XDP redirects. conntrack has seen their replies alone, if anything, and
+/// takes the server for who began them; when the client's packets come here they are to keep their way,
+/// or to lose it.
+fn picked_up(wanted: &Wanted, closed: &BTreeSet<Family>, is_direct: &str) -> String {
+    let egress = &wanted.egress;
+    let mut picked_up = String::new();
+    if egress.action == Action::Mark {
+        return picked_up;
+    }
+    for (family, has_hop) in
+        [(Family::V4, egress.gateway4.is_some()), (Family::V6, egress.gateway6.is_some())]
+    {
+        if !has_hop {
+            continue;
+        }
+        writeln!(
+            picked_up,
+            "        meta nfproto {} ct direction reply ct mark & {:#010x} != {:#010x} meta {is_direct} \
+             goto {}",
+            family.name(),
+            wanted.mark.mask | egress.decided,
+            egress.decided,
+            if closed.contains(&family) { "lost" } else { "direct" },
+        )
+        .ok();
+    }
+    picked_up
 }
 
 /// What `nft -f` takes to have the middle of these TCP flows, from client to server, reset.
@@ -242,7 +280,7 @@ fn elements(sets: [&str; 2], names: impl Iterator<Item = (Family, String)>) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Action, Egress, Mark, NextHop};
+    use crate::config::{Egress, Mark, NextHop};
 
     fn wanted() -> Wanted {
         Wanted {

@@ -6,7 +6,7 @@ use super::Kind::{Counter, Gauge};
 use super::Source::{Daemon, Exporter};
 use super::{Sample, Series, Value, uplink};
 use crate::config::Mode;
-use crate::observe::{Carrier, Count, Observation, verdict_of};
+use crate::observe::{Carrier, Count, HookTraffic, Observation, verdict_of};
 
 /// Every series.
 pub static SERIES: &[Series] = &[
@@ -135,6 +135,34 @@ pub static SERIES: &[Series] = &[
         labels: &[],
         help: "Packets that were drawn for `breakout365 trace` and found no room; they went their way as all others.",
         read: Daemon(|state| vec![Sample::whole(state.traffic.trace_lost.packets)]),
+    },
+    Series {
+        name: "breakout365_redirected_packets_total",
+        kind: Counter,
+        labels: &["interface"],
+        help: "Direct packets that XDP sent to the uplink by itself (egress.action = \"redirect\").",
+        read: Daemon(|state| {
+            let sample = |hook: &HookTraffic| {
+                let interface = hook.interface.as_deref().unwrap_or_default();
+                Sample::whole(hook.redirected.packets).with(&[interface])
+            };
+            redirecting(state).map(sample).collect()
+        }),
+    },
+    Series {
+        name: "breakout365_redirect_fallback_packets_total",
+        kind: Counter,
+        labels: &["interface", "cause"],
+        help: "Direct packets that XDP was to redirect and left to the stack, marked.",
+        read: Daemon(|state| {
+            let samples = |hook: &HookTraffic| {
+                let interface = hook.interface.clone().unwrap_or_default();
+                let fallbacks = hook.fallbacks.clone().into_iter();
+                fallbacks
+                    .map(move |it| Sample::whole(it.count.packets).with(&[&interface, &it.cause]))
+            };
+            redirecting(state).flat_map(samples).collect()
+        }),
     },
     Series {
         name: "breakout365_generation",
@@ -539,6 +567,11 @@ fn by_set(state: &Observation, of: impl Fn(Count) -> u64) -> Vec<Sample> {
 fn by_include(state: &Observation, of: impl Fn(Count) -> u64) -> Vec<Sample> {
     let own = state.traffic.own.iter();
     own.map(|own| Sample::whole(of(own.count)).with(&[&own.name])).collect()
+}
+
+/// The hooks that may redirect.
+fn redirecting(state: &Observation) -> impl Iterator<Item = &HookTraffic> {
+    state.traffic.hooks.iter().filter(|hook| hook.carrier == Carrier::Xdp)
 }
 
 fn by_part(state: &Observation, of: impl Fn(&crate::observe::Fill) -> u64) -> Vec<Sample> {
