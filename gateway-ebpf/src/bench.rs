@@ -10,7 +10,8 @@
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
-    reason = "metadata is shorter than 256 bytes"
+    clippy::cast_sign_loss,
+    reason = "metadata is shorter than 256 bytes, and XDP actions are small numbers"
 )]
 
 use aya_ebpf::{

@@ -424,6 +424,11 @@ struct LookUp {
     mark_or_macs: [Word; 6],
 }
 
+impl LookUp {
+    #[expect(clippy::cast_possible_wrap, reason = "64 bytes")]
+    const LENGTH: i32 = size_of::<Self>() as i32;
+}
+
 const _: () = assert!(size_of::<LookUp>() == 64);
 /// Kernel 6.10, commit 5311591fbb34: the rules are followed with this mark.
 const BPF_FIB_LOOKUP_MARK: u32 = 1 << 5;
@@ -483,12 +488,7 @@ fn next_hop(
     // SAFETY: the context is the one the program was called with, and the structure has the length
     // and layout that the helper reads and writes.
     let answer = unsafe {
-        bpf_fib_lookup(
-            ctx.as_ptr(),
-            (&raw mut look_up).cast(),
-            size_of::<LookUp>() as i32,
-            BPF_FIB_LOOKUP_MARK,
-        )
+        bpf_fib_lookup(ctx.as_ptr(), (&raw mut look_up).cast(), LookUp::LENGTH, BPF_FIB_LOOKUP_MARK)
     };
     let outcome = match answer {
         0 => Ok(()),

@@ -100,7 +100,7 @@ static FLOWS: HashMap<FlowId, u32, 1> = HashMap::new();
 static COUNT_FLOWS: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// MAC addresses of the interfaces that redirect, by index; the last two octets are zero.
 #[btf_map]
-static PORTS: HashMap<u32, [u8; 8], 1> = HashMap::new();
+static PORTS: HashMap<u32, [[u8; 2]; 4], 1> = HashMap::new();
 #[btf_map]
 static COUNT_XDP: PerCpuArray<Counter, 1> = PerCpuArray::new();
 #[btf_map]
@@ -184,7 +184,7 @@ fn is_drawn(one_in: u32) -> bool {
     }
     // SAFETY: the helper takes nothing and returns a number.
     let random = unsafe { bpf_get_prandom_u32() };
-    random % one_in == 0
+    random.checked_rem(one_in) == Some(0)
 }
 
 /// Whether this packet is drawn for `trace`. While nobody traces this is one look-up.
@@ -254,8 +254,8 @@ pub(crate) fn uplink(is_ipv6: bool) -> u32 {
 pub(crate) fn port_mac(ifindex: u32) -> Option<[Word; 3]> {
     let mac = PORTS.get_ptr(ifindex)?;
     // SAFETY: the pointer is to a value of the map, which nobody writes once it is published.
-    let [a, b, c, d, e, f, _, _] = unsafe { *mac };
-    Some([Word::new([a, b]), Word::new([c, d]), Word::new([e, f])])
+    let [first, second, third, _] = unsafe { *mac };
+    Some([Word::new(first), Word::new(second), Word::new(third)])
 }
 
 /// The tables of the generation that this program belongs to, for one packet.
@@ -381,6 +381,10 @@ pub(crate) fn count_flow<P: Frame>(packet: &P, counter: u32) {
 
 /// A function of its own: programs have 512 bytes of stack, and its key needs some of them.
 #[inline(never)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value the key would be on the stack once more"
+)]
 fn count_flow_at<P: Frame>(linear: &Linear, packet: &P, place: u32) {
     let Some(slot) = place.checked_div(SUPPORT_GROUPS.load()) else { return };
     let Some(window) = WINDOW_ID.get(slot as usize) else { return };
@@ -392,7 +396,7 @@ fn count_flow_at<P: Frame>(linear: &Linear, packet: &P, place: u32) {
     }
     // Of several CPUs with packets of one flow, one puts it in. Where there is no room left, it is
     // not counted.
-    if FLOWS.insert(&flow, &1, u64::from(BPF_NOEXIST)).is_err() {
+    if FLOWS.insert(&flow, 1, u64::from(BPF_NOEXIST)).is_err() {
         return;
     }
     if let Some(count) = COUNT_FLOWS.get_ptr_mut(place) {
