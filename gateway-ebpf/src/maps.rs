@@ -100,7 +100,7 @@ static FLOWS: HashMap<FlowId, u32, 1> = HashMap::new();
 static COUNT_FLOWS: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// MAC addresses of the interfaces that redirect, by index; the last two octets are zero.
 #[btf_map]
-static PORTS: HashMap<u32, [[u8; 2]; 4], 1> = HashMap::new();
+static PORTS: HashMap<u32, [u8; 8], 1> = HashMap::new();
 #[btf_map]
 static COUNT_XDP: PerCpuArray<Counter, 1> = PerCpuArray::new();
 #[btf_map]
@@ -254,7 +254,8 @@ pub(crate) fn uplink(is_ipv6: bool) -> u32 {
 pub(crate) fn port_mac(ifindex: u32) -> Option<[Word; 3]> {
     let mac = PORTS.get_ptr(ifindex)?;
     // SAFETY: the pointer is to a value of the map, which nobody writes once it is published.
-    let [first, second, third, _] = unsafe { *mac };
+    let mac = unsafe { *mac };
+    let [first, second, third, ..] = *mac.as_chunks::<2>().0 else { return None };
     Some([Word::new(first), Word::new(second), Word::new(third)])
 }
 
