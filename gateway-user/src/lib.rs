@@ -14,6 +14,7 @@
 
 #![deny(unsafe_code)]
 
+mod bursts;
 pub mod cli;
 pub mod config;
 pub mod daemon;

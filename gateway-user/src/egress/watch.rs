@@ -2,32 +2,26 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use futures_util::stream::{BoxStream, select};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
+use futures_util::stream::select;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
 
 use super::routing::is_our_route;
 use super::{EgressError, nft_news};
-
-/// Somebody who removes one of ours mostly removes them all.
-const SETTLE: Duration = Duration::from_millis(100);
+use crate::bursts::Bursts;
 
 /// A subscription to what may concern us.
 pub(super) struct Watch {
-    messages: BoxStream<'static, ()>,
+    news: Bursts,
     connections: [JoinHandle<()>; 2],
     /// Index of the uplink; zero, it is not there.
     uplink: Arc<AtomicU32>,
-    /// When what was heard is told.
-    due: Option<Instant>,
 }
 
 impl Watch {
@@ -51,8 +45,8 @@ impl Watch {
             std::future::ready(concerns_us.then_some(()))
         });
         let (of_table, table) = nft_news::listen()?;
-        let messages = select(messages, of_table).boxed();
-        Ok(Self { messages, connections: [tokio::spawn(connection), table], uplink, due: None })
+        let news = Bursts::of(select(messages, of_table).boxed());
+        Ok(Self { news, connections: [tokio::spawn(connection), table], uplink })
     }
 
     /// Hears from now on of the addresses, default routes and neighbours of this interface.
@@ -60,20 +54,9 @@ impl Watch {
         self.uplink.store(uplink, Ordering::Relaxed);
     }
 
-    /// Waits for something that may concern us. May be dropped and called again at any time. Never
-    /// returns once the subscription is broken: the daemon still looks every now and then.
+    /// Waits for something that may concern us, see [`Bursts::next`].
     pub(super) async fn changed(&mut self) {
-        let due = if let Some(due) = self.due {
-            due
-        } else {
-            if self.messages.next().await.is_none() {
-                std::future::pending::<()>().await;
-            }
-            *self.due.insert(Instant::now() + SETTLE)
-        };
-        sleep_until(due).await;
-        while self.messages.next().now_or_never().flatten().is_some() {}
-        self.due = None;
+        self.news.next().await;
     }
 }
 
