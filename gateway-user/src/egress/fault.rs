@@ -84,6 +84,10 @@ pub(super) struct Link {
     pub(super) is_up: bool,
     /// Whether it is operational (`IFF_RUNNING`: carrier, or a driver that does not know).
     pub(super) is_running: bool,
+    /// The largest packet of IPv4 that it takes, bytes.
+    pub(super) mtu4: u32,
+    /// And of IPv6.
+    pub(super) mtu6: u32,
 }
 
 /// What the kernel knows of a next hop's link layer address.
@@ -125,6 +129,12 @@ impl Sight {
         }
     }
 
+    /// The largest packets that the link takes, bytes.
+    pub(super) fn mtus(&self) -> BTreeMap<Family, u32> {
+        let of = |link: Link| [(Family::V4, link.mtu4), (Family::V6, link.mtu6)];
+        self.link.into_iter().flat_map(of).collect()
+    }
+
     /// The next hops alone.
     pub(super) fn next_hops(&self) -> BTreeMap<Family, IpAddr> {
         self.hops.iter().map(|(family, (hop, _))| (*family, *hop)).collect()
@@ -138,7 +148,8 @@ mod tests {
     fn sight(is_up: bool, is_running: bool, neighbour: Option<Neighbour>) -> Sight {
         let hop =
             neighbour.map(|neighbour| (Family::V4, ("192.0.2.1".parse().unwrap(), neighbour)));
-        Sight { link: Some(Link { index: 7, is_up, is_running }), hops: hop.into_iter().collect() }
+        let link = Link { index: 7, is_up, is_running, mtu4: 1500, mtu6: 1500 };
+        Sight { link: Some(link), hops: hop.into_iter().collect() }
     }
 
     #[test]

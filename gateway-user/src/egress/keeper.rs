@@ -130,7 +130,7 @@ impl Keeper {
     /// Takes in what was seen and done, and ends the flows of families that are down.
     async fn settle(&mut self, look: Look) {
         let Some(wanted) = &self.wanted else { return };
-        let Look { words, faults, hops, index, problem } = look;
+        let Look { words, faults, hops, index, problem, mtus: _ } = look;
         if !words.is_empty() {
             self.put_back = self.put_back.saturating_add(1);
             warn!("somebody removed or changed what is ours, put back: {}", words.join(", "));

@@ -16,6 +16,8 @@ use super::{EgressError, Wanted, nft, ruleset};
 pub(super) struct Applied {
     /// The families that were closed in the nftables table.
     closed: BTreeSet<Family>,
+    /// The largest packets in it, where it has them.
+    mtus: BTreeMap<Family, u32>,
     /// The table as it was listed then; `None`, not by this process.
     listing: Option<String>,
     /// Rules and routes.
@@ -31,6 +33,8 @@ pub(super) struct Look {
     pub(super) faults: BTreeMap<Family, Fault>,
     /// The next hops there are.
     pub(super) hops: BTreeMap<Family, IpAddr>,
+    /// The largest packets that the uplink takes, bytes.
+    pub(super) mtus: BTreeMap<Family, u32>,
     /// Index of the uplink; zero, it is not there, and `None`, it was not looked at.
     pub(super) index: Option<u32>,
     /// What cannot be put in place, although link and next hop are there.
@@ -43,6 +47,7 @@ impl Look {
         let mut look = Self {
             index: Some(sight.link.map_or(0, |link| link.index)),
             hops: sight.next_hops(),
+            mtus: sight.mtus(),
             ..Self::default()
         };
         for (family, standing) in &standings.families {
@@ -93,7 +98,7 @@ pub(super) async fn look(
     }
     // First the flows that are to keep their way or to lose it, then the way.
     let closed = look.faults.keys().chain(&applied.closed).copied().collect();
-    if applied.ensure(wanted, closed)? {
+    if applied.ensure(wanted, closed, &look.mtus)? {
         look.words.push(format!("nftables table inet {}", ruleset::TABLE));
     }
     let mut refused = BTreeSet::new();
@@ -130,7 +135,7 @@ pub(super) async fn look(
     if refused.is_empty() {
         applied.routing = Some(routing);
     }
-    applied.ensure(wanted, look.faults.keys().copied().collect())?;
+    applied.ensure(wanted, look.faults.keys().copied().collect(), &look.mtus)?;
     Ok(look)
 }
 
@@ -148,7 +153,7 @@ pub(super) async fn close(
         look.faults.entry(family).or_insert(Fault::NotInPlace);
     }
     // Where nft is what fails, what is closed stays so, and the problem of the look says why.
-    if applied.ensure(wanted, look.faults.keys().copied().collect()).is_err() {
+    if applied.ensure(wanted, look.faults.keys().copied().collect(), &look.mtus).is_err() {
         let families = standings.families.keys().filter(|family| applied.keeps_closed(**family));
         for family in families {
             look.faults.entry(*family).or_insert(Fault::NotInPlace);
@@ -163,18 +168,24 @@ impl Applied {
         self.listing.is_none() || self.closed.contains(&family)
     }
 
-    /// Applies the table where it is not there, another one, or has other families closed; gives
-    /// whether somebody had changed it since.
-    fn ensure(&mut self, wanted: &Wanted, closed: BTreeSet<Family>) -> Result<bool, EgressError> {
+    /// Applies the table where it is not there, another one, or has other families closed or other
+    /// packet sizes; gives whether somebody had changed it since.
+    fn ensure(
+        &mut self,
+        wanted: &Wanted,
+        closed: BTreeSet<Family>,
+        mtus: &BTreeMap<Family, u32>,
+    ) -> Result<bool, EgressError> {
+        let mtus = if wanted.egress.clamp_mss { mtus.clone() } else { BTreeMap::new() };
         let listed = nft::listing()?;
         let is_same = listed.is_some() && listed == self.listing;
-        if is_same && closed == self.closed {
+        if is_same && closed == self.closed && mtus == self.mtus {
             return Ok(false);
         }
         let was_ours = self.listing.is_some();
         let before = if is_same { Before::Alike } else { Before::Unknown };
-        nft::apply(&ruleset::text(wanted, &closed, before))?;
-        *self = Self { closed, listing: nft::listing()?, routing: self.routing.take() };
+        nft::apply(&ruleset::text(wanted, &closed, &mtus, before))?;
+        *self = Self { closed, mtus, listing: nft::listing()?, routing: self.routing.take() };
         Ok(was_ours && !is_same)
     }
 }

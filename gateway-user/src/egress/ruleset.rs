@@ -25,23 +25,32 @@ pub(super) const COMMENT: &str = "kept by breakout365";
 /// send repeats it within seconds.
 const ENDED: &str = "1m";
 
+/// What TCP and IP without options take of a packet, bytes.
+const HEADERS: [(Family, u32); 2] = [(Family::V4, 40), (Family::V6, 60)];
+
 /// What becomes of a table that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Before {
     /// It may be anything: it goes.
     Unknown,
-    /// It differs by closed families alone: its sets stay, with the flows that were ended and whose
+    /// It differs by closed families and packet sizes alone: its sets stay, with the flows that were ended and whose
     /// clients have not been heard since.
     Alike,
 }
 
 /// What `nft -f` takes: the whole table in one transaction, in place of the one before. Families that
-/// are `closed` are inspected, or blocked; their live direct flows are reset.
+/// are `closed` are inspected, or blocked; their live direct flows are reset. `mtus` are the largest
+/// packets that the uplink takes, bytes.
 ///
 /// The chain stands before `mangle`, where TPROXY rules are, and after conntrack (-200): an
 /// inspector on this machine sees the restored mark.
 #[expect(clippy::too_many_lines, reason = "one text, to be read in one piece")]
-pub(super) fn text(wanted: &Wanted, closed: &BTreeSet<Family>, before: Before) -> String {
+pub(super) fn text(
+    wanted: &Wanted,
+    closed: &BTreeSet<Family>,
+    mtus: &BTreeMap<Family, u32>,
+    before: Before,
+) -> String {
     let (egress, mark) = (&wanted.egress, wanted.mark);
     let inside: Vec<String> = wanted.inside.iter().map(|name| format!("{name:?}")).collect();
     let inside = inside.join(", ");
@@ -147,8 +156,8 @@ table inet {TABLE} {{
             r#"    chain forward {{
         type filter hook forward priority mangle; policy accept;
         oifname "{uplink}" ct {is_direct} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-        iifname "{uplink}" ct {is_direct} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-    }}"#
+{of_replies}    }}"#,
+            of_replies = size_of_replies(mtus, &is_direct)
         )
         .ok();
     }
@@ -164,6 +173,28 @@ table inet {TABLE} {{
     }
     text.push_str("}\n");
     text
+}
+
+/// The rules for what servers say that they take. It holds for the way back to them, which `rt mtu` does
+/// not find: it looks for a route without the mark. A size is only ever made smaller
+/// (`nft_exthdr_tcp_set_eval`).
+fn size_of_replies(mtus: &BTreeMap<Family, u32>, is_direct: &str) -> String {
+    let mut rules = String::new();
+    for (family, headers) in HEADERS {
+        let left = mtus.get(&family).map_or(0, |mtu| mtu.saturating_sub(headers));
+        if left == 0 {
+            continue;
+        }
+        writeln!(
+            rules,
+            "        meta nfproto {} ct direction reply ct {is_direct} tcp flags & (syn | rst) == syn tcp \
+             option maxseg size set {}",
+            family.name(),
+            left.min(u16::MAX.into()),
+        )
+        .ok();
+    }
+    rules
 }
 
 /// The rules for families that are closed or have no next hop.
@@ -304,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_bits_of_others_are_kept() {
-        let text = text(&wanted(), &BTreeSet::new(), Before::Unknown);
+        let text = text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), Before::Unknown);
         for line in [
             "iifname { \"lan0\", \"lan1\" } goto inside",
             "ct mark & 0x02000000 != 0 goto restore",
@@ -328,32 +359,35 @@ mod tests {
         wanted.egress.gateway6 = None;
         wanted.egress.masquerade = true;
         wanted.egress.clamp_mss = true;
-        let text = text(&wanted, &BTreeSet::new(), Before::Unknown);
+        let mtus = [(Family::V4, 1400), (Family::V6, 50)].into();
+        let text = text(&wanted, &BTreeSet::new(), &mtus, Before::Unknown);
         let at = |line: &str| text.find(line).unwrap_or_else(|| panic!("{line} is not in {text}"));
         assert!(at("meta nfproto ipv6 goto inspect") < at("goto restore"));
-        assert!(!text.contains("nfproto ipv4"));
+        assert_eq!(text.matches("nfproto ipv4").count(), 1);
         at("oifname \"wan0\" ct mark & 0x01000000 == 0x01000000 masquerade");
         at("maxseg size set rt mtu");
+        at("maxseg size set 1360\n");
+        assert_eq!(text.matches("maxseg").count(), 2, "{text}");
     }
 
     #[test]
     fn a_family_that_is_closed_is_inspected_or_refused_and_its_direct_flows_are_reset() {
         let mut wanted = wanted();
         let closed = [Family::V4].into();
-        let inspect = text(&wanted, &closed, Before::Alike);
+        let inspect = text(&wanted, &closed, &BTreeMap::new(), Before::Alike);
         let lost = "meta nfproto ipv4 ct mark & 0x01000000 == 0x01000000 goto lost\n";
         let refused = "meta nfproto ipv4 ct mark & 0x02000000 == 0 meta mark & 0x01000000 == \
                        0x01000000 goto refuse\n";
         assert!(inspect.contains(lost), "{inspect}");
         assert!(!inspect.contains("goto refuse") && !inspect.contains("nfproto ipv6"), "{inspect}");
         wanted.egress.on_failure = OnFailure::Block;
-        let block = text(&wanted, &closed, Before::Alike);
+        let block = text(&wanted, &closed, &BTreeMap::new(), Before::Alike);
         let at =
             |line: &str| block.find(line).unwrap_or_else(|| panic!("{line} is not in {block}"));
         assert!(at(lost) < at(refused));
         assert!(at(refused) < at("meta nfproto ipv4 goto inspect"));
         assert_eq!((closed_in(&inspect), closed_in(&block)), (closed.clone(), closed));
-        let open = text(&wanted, &BTreeSet::new(), Before::Unknown);
+        let open = text(&wanted, &BTreeSet::new(), &BTreeMap::new(), Before::Unknown);
         assert_eq!(closed_in(&open), BTreeSet::new());
         assert!(!open.contains("nfproto"), "only while it is down: {open}");
     }

@@ -7,7 +7,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use nix::libc;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::LinkFlags;
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkMessage,
+};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -47,10 +49,15 @@ impl Netlink {
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => None,
             Err(error) => return Err(failed("read a link", super::netlink::errno(error))),
         };
-        Ok(link.map(|link| Link {
-            index: link.header.index,
-            is_up: link.header.flags.contains(LinkFlags::Up),
-            is_running: link.header.flags.contains(LinkFlags::Running),
+        Ok(link.map(|link| {
+            let (mtu4, mtu6) = mtus(&link);
+            Link {
+                index: link.header.index,
+                is_up: link.header.flags.contains(LinkFlags::Up),
+                is_running: link.header.flags.contains(LinkFlags::Running),
+                mtu4,
+                mtu6,
+            }
         }))
     }
 
@@ -137,6 +144,26 @@ fn address(hop: IpAddr) -> NeighbourAddress {
         IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
         IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
     }
+}
+
+/// The largest packets of both families, bytes. For IPv6, a router may have said that it is less than the
+/// link's own.
+fn mtus(link: &LinkMessage) -> (u32, u32) {
+    let (mut mtu4, mut mtu6) = (0, None);
+    for attribute in &link.attributes {
+        if let LinkAttribute::Mtu(mtu) = attribute {
+            mtu4 = *mtu;
+        } else if let LinkAttribute::AfSpecUnspec(families) = attribute {
+            for family in families {
+                let AfSpecUnspec::Inet6(parts) = family else { continue };
+                mtu6 = parts.iter().find_map(|part| {
+                    let AfSpecInet6::DevConf(settings) = part else { return None };
+                    u32::try_from(settings.mtu6).ok()
+                });
+            }
+        }
+    }
+    (mtu4, mtu6.map_or(mtu4, |mtu6| mtu6.min(mtu4)))
 }
 
 /// What the kernel prefers the lower of.
