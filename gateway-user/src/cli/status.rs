@@ -300,8 +300,16 @@ fn daemon_lines(daemon: &Observation) -> Vec<String> {
 }
 
 fn egress_line(egress: &EgressState) -> String {
-    let hop = |family, gateway: Option<String>| {
-        gateway.map_or_else(|| format!("{family} inspected"), |hop| format!("{family} via {hop}"))
+    let hop = |family: &str, gateway: Option<String>| {
+        let is_this = |it: &&FamilyState| it.family.eq_ignore_ascii_case(family);
+        let state = egress.families.iter().find(is_this);
+        let is_up = state.is_some_and(|it| it.reason.is_none());
+        match gateway {
+            Some(hop) => format!("{family} via {hop}"),
+            // A point-to-point link.
+            None if is_up => format!("{family} without next hop"),
+            None => format!("{family} inspected"),
+        }
     };
     format!(
         "egress  {}, {}, {}, table {}, rules {} and {}, put back {} times",

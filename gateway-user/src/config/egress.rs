@@ -65,7 +65,7 @@ pub enum NextHop<A> {
     /// The configuration.
     Given(A),
     /// The default route that somebody (a DHCP client, router advertisements, PPP) keeps on the
-    /// uplink.
+    /// uplink; on a point-to-point link it may have none.
     Learned,
 }
 

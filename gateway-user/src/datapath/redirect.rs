@@ -50,7 +50,13 @@ impl Redirect {
             let features = features.map_err(|why| refused(&interface.name, why))?;
             Ok::<bool, DatapathError>(features & what != 0)
         };
-        let uplink = Interface::find(name).await?;
+        let uplink = match Interface::find(name).await {
+            Err(DatapathError::NotEthernet { .. }) => {
+                let why = "it is not Ethernet, and what is redirected has an Ethernet header";
+                return Err(refused(name, why.to_owned()));
+            }
+            uplink => uplink?,
+        };
         if !can(&uplink, ACT_NDO_XMIT).await? {
             let why = "its driver takes no XDP frames at the moment (some do only while the port has \
                        an XDP program; of a veth pair, the other end has to have one, or GRO)";

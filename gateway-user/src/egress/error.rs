@@ -1,10 +1,10 @@
 //! Why the way out cannot be put in place, in the operator's words.
 
 use std::io;
-use std::net::IpAddr;
 
 use thiserror::Error;
 
+use super::hop::Hop;
 use super::routing::Family;
 
 /// The way out is not, or not wholly, in place. Marked packets then take the main table: they are
@@ -47,12 +47,12 @@ pub enum EgressError {
     ForeignTable,
     /// The route is refused.
     #[error(
-        "default route via {gateway} dev {interface}: {source}; see egress.gateway4 and \
+        "default route {hop} dev {interface}: {source}; see egress.gateway4 and \
          egress.gateway6, and whether {interface} is up (`ip address show {interface}`)"
     )]
     Route {
         /// The next hop.
-        gateway: IpAddr,
+        hop: Hop,
         /// The uplink.
         interface: String,
         /// What the kernel said.

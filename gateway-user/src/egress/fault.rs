@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 
+use super::hop::Hop;
 use super::routing::Family;
 
 /// Why a family is down. The earlier one is the cause of the later ones.
@@ -84,6 +84,8 @@ pub(super) struct Link {
     pub(super) is_up: bool,
     /// Whether it is operational (`IFF_RUNNING`: carrier, or a driver that does not know).
     pub(super) is_running: bool,
+    /// Whether it has one other end, which needs no address: point-to-point, or without ARP.
+    pub(super) has_one_end: bool,
     /// The largest packet of IPv4 that it takes, bytes.
     pub(super) mtu4: u32,
     /// And of IPv6.
@@ -107,7 +109,7 @@ pub(super) struct Sight {
     /// `None`, there is no such interface.
     pub(super) link: Option<Link>,
     /// The next hops of the families that have one, and what is known of them.
-    pub(super) hops: BTreeMap<Family, (IpAddr, Neighbour)>,
+    pub(super) hops: BTreeMap<Family, (Hop, Neighbour)>,
 }
 
 impl Sight {
@@ -136,7 +138,7 @@ impl Sight {
     }
 
     /// The next hops alone.
-    pub(super) fn next_hops(&self) -> BTreeMap<Family, IpAddr> {
+    pub(super) fn next_hops(&self) -> BTreeMap<Family, Hop> {
         self.hops.iter().map(|(family, (hop, _))| (*family, *hop)).collect()
     }
 }
@@ -146,9 +148,10 @@ mod tests {
     use super::*;
 
     fn sight(is_up: bool, is_running: bool, neighbour: Option<Neighbour>) -> Sight {
-        let hop =
-            neighbour.map(|neighbour| (Family::V4, ("192.0.2.1".parse().unwrap(), neighbour)));
-        let link = Link { index: 7, is_up, is_running, mtu4: 1500, mtu6: 1500 };
+        let hop = Hop::Via("192.0.2.1".parse().unwrap());
+        let hop = neighbour.map(|neighbour| (Family::V4, (hop, neighbour)));
+        let has_one_end = false;
+        let link = Link { index: 7, is_up, is_running, has_one_end, mtu4: 1500, mtu6: 1500 };
         Sight { link: Some(link), hops: hop.into_iter().collect() }
     }
 

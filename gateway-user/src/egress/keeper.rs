@@ -15,7 +15,7 @@ use super::routing::Family;
 use super::standing::{Standings, Transition};
 use super::take_back::take_back;
 use super::watch::Watch;
-use super::{EgressError, Wanted, nft, reverse_path, ruleset};
+use super::{EgressError, Hop, Wanted, nft, reverse_path, ruleset};
 use crate::observe::EgressState;
 
 /// Where nothing says that something has come right.
@@ -34,7 +34,7 @@ pub struct Keeper {
     watch: Option<Watch>,
     prober: Option<Prober>,
     standings: Standings,
-    hops: BTreeMap<Family, IpAddr>,
+    hops: BTreeMap<Family, Hop>,
     /// When to look although nothing was heard.
     again: Option<Instant>,
     /// Flows that were ended, by cause.
@@ -148,7 +148,7 @@ impl Keeper {
         self.problem = problem;
         for (family, hop) in &hops {
             if self.hops.get(family).is_some_and(|before| before != hop) {
-                info!("uplink {}: {family} goes by {hop} now", wanted.egress.interface);
+                info!("uplink {}: {family} goes {hop} now", wanted.egress.interface);
             }
         }
         self.hops.extend(hops);
@@ -270,7 +270,7 @@ impl Keeper {
     #[must_use]
     pub fn state(&self) -> Option<EgressState> {
         let egress = &self.wanted.as_ref()?.egress;
-        let hop = |family| self.hops.get(&family).copied();
+        let hop = |family| self.hops.get(&family).copied().and_then(Hop::address);
         Some(EgressState {
             interface: egress.interface.clone(),
             gateway4: match hop(Family::V4) {

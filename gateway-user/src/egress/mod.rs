@@ -21,6 +21,7 @@ mod error;
 mod fault;
 mod flows;
 mod hold;
+mod hop;
 mod hysteresis;
 mod keeper;
 mod netlink;
@@ -40,6 +41,7 @@ mod watch;
 
 pub use error::EgressError;
 pub use flows::Flow;
+pub use hop::Hop;
 pub(crate) use keeper::ENDED_BY;
 pub use keeper::Keeper;
 pub use routing::Family;

@@ -2,14 +2,13 @@
 //! lets it, and closes the families that it does not let.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use super::fault::{Fault, Sight};
 use super::netlink::Netlink;
 use super::routing::{Family, Routing};
 use super::ruleset::Before;
 use super::standing::Standings;
-use super::{EgressError, Wanted, nft, ruleset};
+use super::{EgressError, Hop, Wanted, nft, ruleset};
 
 /// What was put in place last.
 #[derive(Default)]
@@ -32,7 +31,7 @@ pub(super) struct Look {
     /// The families that are down.
     pub(super) faults: BTreeMap<Family, Fault>,
     /// The next hops there are.
-    pub(super) hops: BTreeMap<Family, IpAddr>,
+    pub(super) hops: BTreeMap<Family, Hop>,
     /// The largest packets that the uplink takes, bytes.
     pub(super) mtus: BTreeMap<Family, u32>,
     /// Index of the uplink; zero, it is not there, and `None`, it was not looked at.
@@ -107,8 +106,8 @@ pub(super) async fn look(
         refused.insert(*route);
         // Of an uplink that is down it is no wonder.
         if !look.faults.contains_key(&route.family) {
-            let (gateway, interface) = (route.gateway, wanted.egress.interface.clone());
-            let problem = EgressError::Route { gateway, interface, source };
+            let (hop, interface) = (route.hop, wanted.egress.interface.clone());
+            let problem = EgressError::Route { hop, interface, source };
             if !may_wait {
                 return Err(problem);
             }

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
-use super::{EgressError, PROTOCOL, Wanted};
+use super::{EgressError, Hop, PROTOCOL, Wanted};
 
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 /// What the kernel says of a rule that suppresses nothing (`fib_rule_hdr`'s -1).
@@ -78,7 +78,7 @@ pub(super) struct Rule {
 pub(super) struct Route {
     pub(super) family: Family,
     pub(super) table: u32,
-    pub(super) gateway: IpAddr,
+    pub(super) hop: Hop,
     /// Index of the interface.
     pub(super) interface: u32,
 }
@@ -111,10 +111,10 @@ impl Routing {
     /// What `wanted` means with its uplink at index `interface` and these next hops. Per family with
     /// one: one rule by which everything but default routes of the main table wins (connected
     /// networks, LAN, VPN), one for our table, and the default route in it.
-    pub(super) fn of(wanted: &Wanted, interface: u32, hops: &BTreeMap<Family, IpAddr>) -> Self {
+    pub(super) fn of(wanted: &Wanted, interface: u32, hops: &BTreeMap<Family, Hop>) -> Self {
         let egress = &wanted.egress;
         let mut routing = Self::default();
-        for (&family, &gateway) in hops {
+        for (&family, &hop) in hops {
             let ours = Rule {
                 family,
                 priority: egress.priority.saturating_add(1),
@@ -125,7 +125,7 @@ impl Routing {
             };
             let main = Rule { priority: egress.priority, table: MAIN, suppress: Some(0), ..ours };
             routing.rules.extend([main, ours]);
-            routing.routes.insert(Route { family, table: egress.table, gateway, interface });
+            routing.routes.insert(Route { family, table: egress.table, hop, interface });
         }
         routing
     }
@@ -250,38 +250,40 @@ impl Route {
         let mut message = RouteMessage::default();
         message.header.address_family = self.family.address_family();
         message.header.protocol = RouteProtocol::Other(PROTOCOL);
-        message.header.scope = RouteScope::Universe;
+        message.header.scope = match self.hop {
+            Hop::Via(_) => RouteScope::Universe,
+            Hop::Link => RouteScope::Link,
+        };
         message.header.kind = RouteType::Unicast;
-        message.attributes = vec![
-            RouteAttribute::Table(self.table),
-            RouteAttribute::Oif(self.interface),
-            RouteAttribute::Gateway(RouteAddress::from(self.gateway)),
-        ];
+        message.attributes =
+            vec![RouteAttribute::Table(self.table), RouteAttribute::Oif(self.interface)];
+        let gateway = self.hop.address().map(RouteAddress::from);
+        message.attributes.extend(gateway.map(RouteAttribute::Gateway));
         message
     }
 
-    /// A default route by one next hop, or `None`.
+    /// A default route by one next hop, or by the link alone, or `None`.
     #[expect(clippy::wildcard_enum_match_arm, reason = "there are more attributes every year")]
     pub(super) fn read(family: Family, message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
         if header.kind != RouteType::Unicast || header.destination_prefix_length != 0 {
             return None;
         }
-        let (mut gateway, mut interface) = (None, None);
+        let (mut hop, mut interface) = (Hop::Link, None);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Gateway(RouteAddress::Inet(v4)) => {
-                    gateway = Some(IpAddr::V4(*v4));
+                    hop = Hop::Via(IpAddr::V4(*v4));
                 }
                 RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => {
-                    gateway = Some(IpAddr::V6(*v6));
+                    hop = Hop::Via(IpAddr::V6(*v6));
                 }
                 RouteAttribute::Oif(index) => interface = Some(*index),
                 RouteAttribute::MultiPath(_) | RouteAttribute::Via(_) => return None,
                 _ => {}
             }
         }
-        Some(Self { family, table: table(message), gateway: gateway?, interface: interface? })
+        Some(Self { family, table: table(message), hop, interface: interface? })
     }
 }
 
@@ -332,9 +334,9 @@ mod tests {
         }
     }
 
-    fn both() -> BTreeMap<Family, IpAddr> {
+    fn both() -> BTreeMap<Family, Hop> {
         let hops = [(Family::V4, "192.0.2.1"), (Family::V6, "fe80::1")];
-        hops.map(|(family, hop)| (family, hop.parse().unwrap())).into()
+        hops.map(|(family, hop)| (family, Hop::Via(hop.parse().unwrap()))).into()
     }
 
     /// The kernel with all of `routing` in place.
@@ -376,6 +378,15 @@ mod tests {
         let steps = routing.steps(&in_place(&Routing::of(&wanted(), 7, &both()))).unwrap();
         assert_eq!((steps.remove_rules.len(), steps.remove_routes.len()), (2, 1));
         assert_eq!(priority(&steps.remove_rules[0]), 366, "our table goes first");
+    }
+
+    #[test]
+    fn a_route_without_next_hop_is_another_one() {
+        let by_link: BTreeMap<_, _> = Family::ALL.map(|family| (family, Hop::Link)).into();
+        let routing = Routing::of(&wanted(), 7, &by_link);
+        assert!(routing.steps(&in_place(&routing)).unwrap().are_none());
+        let steps = routing.steps(&in_place(&Routing::of(&wanted(), 7, &both()))).unwrap();
+        assert_eq!((steps.add_routes.len(), steps.remove_routes.len()), (2, 2));
     }
 
     #[test]

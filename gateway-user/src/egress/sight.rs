@@ -17,6 +17,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::EgressError;
 use super::fault::{Link, Neighbour, Sight};
+use super::hop::{Hop, next_hops};
 use super::netlink::{Netlink, failed};
 use super::routing::{Family, Route, is_our_route};
 use crate::config::{Egress, NextHop};
@@ -29,13 +30,17 @@ impl Netlink {
         let mut hops = BTreeMap::new();
         for (family, wanted) in next_hops(egress) {
             let hop = match wanted {
-                NextHop::Given(hop) => Some(hop),
-                NextHop::Learned => self.default_route(family, link.index).await?,
+                NextHop::Given(hop) => Some(Hop::Via(hop)),
+                NextHop::Learned => self.default_route(family, &link).await?,
             };
             let Some(hop) = hop else { continue };
-            let state = self.neighbour(link.index, hop).await;
+            let Some(address) = hop.address() else {
+                hops.insert(family, (hop, Neighbour::Known));
+                continue;
+            };
+            let state = self.neighbour(link.index, address).await;
             if link.is_running && !is_settled(state) {
-                self.ask(link.index, hop).await;
+                self.ask(link.index, address).await;
             }
             hops.insert(family, (hop, known(state)));
         }
@@ -55,28 +60,30 @@ impl Netlink {
                 index: link.header.index,
                 is_up: link.header.flags.contains(LinkFlags::Up),
                 is_running: link.header.flags.contains(LinkFlags::Running),
+                has_one_end: link
+                    .header
+                    .flags
+                    .intersects(LinkFlags::Pointopoint | LinkFlags::Noarp),
                 mtu4,
                 mtu6,
             }
         }))
     }
 
-    /// The next hop of the default route that is preferred on an interface, in whatever table,
-    /// which is not ours.
-    async fn default_route(
-        &self,
-        family: Family,
-        interface: u32,
-    ) -> Result<Option<IpAddr>, EgressError> {
+    /// The next hop of the default route that is preferred on a link, in whatever table, which is not
+    /// ours. Without an address it is one only where the link has one other end.
+    async fn default_route(&self, family: Family, link: &Link) -> Result<Option<Hop>, EgressError> {
         let mut filter = Self::filter(family);
-        filter.attributes.push(RouteAttribute::Oif(interface));
+        filter.attributes.push(RouteAttribute::Oif(link.index));
         let routes = self.routes(filter).await?;
         let others = routes.iter().filter(|route| !is_our_route(route));
         let read = others.filter_map(|message| {
             let route = Route::read(family, message)?;
-            (route.interface == interface).then(|| (metric(message), route.table, route.gateway))
+            let leads_on = route.hop != Hop::Link || link.has_one_end;
+            (route.interface == link.index && leads_on)
+                .then(|| (metric(message), route.table, route.hop))
         });
-        Ok(read.min().map(|(.., gateway)| gateway))
+        Ok(read.min().map(|(.., hop)| hop))
     }
 
     /// [`NeighbourState::None`] where there is no entry, or it cannot be read: the question stays open.
@@ -107,13 +114,6 @@ impl Netlink {
         let request = request.state(NeighbourState::None).flags(NeighbourFlags::Use).replace();
         request.execute().await.ok();
     }
-}
-
-/// The families that are to have a next hop.
-pub(super) fn next_hops(egress: &Egress) -> BTreeMap<Family, NextHop<IpAddr>> {
-    let v4 = egress.gateway4.map(|hop| (Family::V4, hop.map(IpAddr::V4)));
-    let v6 = egress.gateway6.map(|hop| (Family::V6, hop.map(IpAddr::V6)));
-    v4.into_iter().chain(v6).collect()
 }
 
 /// Whether there is nothing to ask. A permanent entry that is used this way is one no longer

@@ -8,10 +8,10 @@ use tracing::{error, info};
 
 use super::fault::Fault;
 use super::hold::Hold;
+use super::hop::next_hops;
 use super::hysteresis::Hysteresis;
 use super::probe::Round;
 use super::routing::Family;
-use super::sight::next_hops;
 use crate::config::{Egress, OnFailure};
 use crate::observe::FamilyState;
 

@@ -27,7 +27,7 @@ const CARGO_GENERATE_RPM: Tool =
     Tool { name: "cargo-generate-rpm", version: "0.21.1", reason: "writes RPMs" };
 
 /// Commands and files, the Debian package each is in, and what for.
-const SYSTEM: [(&str, &str, &str); 16] = [
+const SYSTEM: [(&str, &str, &str); 17] = [
     ("git", "git", "checks look at what is committed"),
     ("ip", "iproute2", "tests and lab build networks"),
     ("tc", "iproute2", "tests and lab look at hooks"),
@@ -37,6 +37,7 @@ const SYSTEM: [(&str, &str, &str); 16] = [
     ("curl", "curl", "a test types what the papers say"),
     ("sysctl", "procps", "the same"),
     ("tcpdump", "tcpdump", "a test replays what it captured"),
+    ("socat", "socat", "a test has an uplink without link layer addresses"),
     ("ipset", "ipset", "a test loads an export"),
     ("iptables-restore", "iptables", "a test loads an export, another has rules found"),
     ("squid", "squid", "a test loads an export"),
