@@ -1,28 +1,40 @@
 //! Ending direct flows: their conntrack entries are removed, and what is left of them at the client
 //! is reset, so that it connects anew and is decided anew.
 
+use std::collections::BTreeSet;
+
 use nix::libc;
 use tracing::warn;
 
 use super::flows::{Conntrack, Ended, Flow};
 use super::nudge::{Pair, nudge};
+use super::vanished::Vanished;
 use super::{EgressError, Wanted, nft, ruleset};
 
 /// So many elements of a set go into one transaction: a text of some hundred kilobytes.
 const AT_ONCE: usize = 4096;
 
-/// Ends the direct flows that are picked. The next packet of a TCP flow without an entry, which is
-/// no SYN, is answered with a reset by our nftables table; other protocols begin anew by themselves.
+/// Ends the direct flows that are picked, and what is left of those that have `vanished`. The next packet
+/// of a TCP flow without an entry, which is no SYN, is answered with a reset by our nftables table; other
+/// protocols begin anew by themselves.
 pub(super) async fn end(
     wanted: &Wanted,
+    vanished: Option<&Vanished>,
     picked: impl Fn(&Flow) -> bool,
 ) -> Result<Ended, EgressError> {
     let conntrack = Conntrack::open()?;
     let mut flows = conntrack.direct(wanted).await?;
-    flows.retain(picked);
+    flows.retain(&picked);
+    // After the list: what is not in it any more is in here.
+    let mut gone = match vanished {
+        Some(vanished) => vanished.recent().await,
+        None => Vec::new(),
+    };
+    gone.retain(&picked);
     // First what resets them: in between, a packet would go on as a new flow.
-    let tcp = flows.iter().filter(|flow| is_tcp(flow));
-    let tcp: Vec<Pair> = tcp.map(|flow| (flow.source, flow.destination)).collect();
+    let tcp = flows.iter().filter(|flow| is_tcp(flow)).chain(&gone);
+    let tcp: BTreeSet<Pair> = tcp.map(|flow| (flow.source, flow.destination)).collect();
+    let tcp: Vec<Pair> = tcp.into_iter().collect();
     for some in tcp.chunks(AT_ONCE) {
         nft::apply(&ruleset::ended(some))?;
         // Without it, clients that only wait are not reset before they speak.
@@ -41,6 +53,6 @@ pub(super) async fn end(
     Ok(ended)
 }
 
-fn is_tcp(flow: &Flow) -> bool {
+pub(super) fn is_tcp(flow: &Flow) -> bool {
     i32::from(flow.protocol) == libc::IPPROTO_TCP
 }

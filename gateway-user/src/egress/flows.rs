@@ -147,6 +147,21 @@ impl Drop for Conntrack {
     }
 }
 
+/// The flow of an entry that the kernel says it has removed, if its mark has both of our words.
+pub(super) fn removed(message: NetlinkMessage<NetfilterMessage>, wanted: &Wanted) -> Option<Flow> {
+    let NetlinkPayload::InnerMessage(message) = message.payload else { return None };
+    let NetfilterMessageInner::Conntrack(ConntrackMessage::Delete(attributes)) = message.inner
+    else {
+        return None;
+    };
+    let (mark, decided) = (wanted.mark, wanted.egress.decided);
+    let is_direct = attributes.iter().any(|attribute| {
+        matches!(attribute, ConntrackAttribute::CtaMark(word)
+            if word & (mark.mask | decided) == mark.value | decided)
+    });
+    is_direct.then(|| Flow::read(attributes)).flatten()
+}
+
 fn message(
     family: NetfilterProtoFamily,
     inner: ConntrackMessage,

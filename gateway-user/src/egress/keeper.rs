@@ -14,6 +14,7 @@ use super::probe::Prober;
 use super::routing::Family;
 use super::standing::{Standings, Transition};
 use super::take_back::take_back;
+use super::vanished::Vanished;
 use super::watch::Watch;
 use super::{EgressError, Hop, Wanted, nft, reverse_path, ruleset};
 use crate::observe::EgressState;
@@ -33,6 +34,8 @@ pub struct Keeper {
     applied: Applied,
     watch: Option<Watch>,
     prober: Option<Prober>,
+    /// Where the kernel removes entries by itself.
+    vanished: Option<Vanished>,
     standings: Standings,
     hops: BTreeMap<Family, Hop>,
     /// When to look although nothing was heard.
@@ -103,6 +106,13 @@ impl Keeper {
             .health
             .as_ref()
             .map(|health| Prober::start(wanted, health, standings.families.keys().copied()));
+        self.vanished = None;
+        if egress.masquerade {
+            match Vanished::listen(wanted) {
+                Ok(vanished) => self.vanished = Some(vanished),
+                Err(problem) => warn!("flows that the kernel ends are not reset: {problem}"),
+            }
+        }
         self.wanted = Some(wanted.clone());
         self.standings = standings;
         self.problem = None;
@@ -168,7 +178,7 @@ impl Keeper {
         if owed.is_empty() {
             return;
         }
-        match end(wanted, |flow| owed.contains(&flow.family())).await {
+        match end(wanted, self.vanished.as_ref(), |flow| owed.contains(&flow.family())).await {
             Ok(ended) => {
                 info!("{} direct flows are ended, their uplink is down", ended.removed);
                 self.not_ended = None;
@@ -199,7 +209,7 @@ impl Keeper {
     /// They cannot be listed or removed.
     pub async fn revoke(&mut self, picked: impl Fn(&Flow) -> bool) -> Result<u64, EgressError> {
         let Some(wanted) = &self.wanted else { return Ok(0) };
-        let ended = end(wanted, picked).await?;
+        let ended = end(wanted, None, picked).await?;
         self.count(REVOKED, ended);
         Ok(ended.removed)
     }

@@ -8,8 +8,8 @@
 //! The uplink's health, family by family: `sight` sees link, next hop and neighbour, `fault` judges
 //! them; `probe` connects through it, `hysteresis` counts, `hold` waits where nothing is probed;
 //! `standing` holds the state that follows.
-//! `flows` lists and removes conntrack entries of direct flows, `ending` has their rest reset,
-//! `nudge` makes a client speak that only waits.
+//! `flows` lists and removes conntrack entries of direct flows, `vanished` hears of those that the kernel
+//! removes, `ending` has their rest reset, `nudge` makes a client speak that only waits.
 //!
 //! [`take_back()`] is what `down` does: what is ours is known by its protocol number and its comment,
 //! so no configuration is needed for it.
@@ -37,6 +37,7 @@ mod ruleset;
 mod sight;
 mod standing;
 mod take_back;
+mod vanished;
 mod watch;
 
 pub use error::EgressError;

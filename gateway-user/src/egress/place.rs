@@ -131,9 +131,8 @@ pub(super) async fn look(
             return Err(EgressError::DoesNotStay { what: left.words().join(", ") });
         }
     }
-    if refused.is_empty() {
-        applied.routing = Some(routing);
-    }
+    // What was never there, nobody has removed.
+    applied.routing = refused.is_empty().then_some(routing);
     applied.ensure(wanted, look.faults.keys().copied().collect(), &look.mtus)?;
     Ok(look)
 }
