@@ -30,4 +30,5 @@ pub mod observe;
 pub mod plan;
 pub mod policy;
 pub mod replay;
+mod rfc3339;
 pub mod window;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::watch::seconds;
 use crate::feed::FeedIdentity;
+use crate::rfc3339::seconds;
 
 const FILE: &str = "journal.jsonl";
 const OLDER: &str = "journal.1.jsonl";

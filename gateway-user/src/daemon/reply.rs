@@ -13,12 +13,12 @@ use super::change::Change;
 use super::control::{Call, Reply, Request};
 use super::journal::Trigger;
 use super::revision::ConfigText;
-use super::watch::seconds;
 use crate::datapath::{Loaded, Manifest};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, FetchError, SetId, Snapshot};
 use crate::observe::{self, LoadedState, Observation, PendingState, TableState, Traffic};
 use crate::plan::{Plan, Refusal, Touched, touched};
+use crate::rfc3339::seconds;
 use crate::window::Wish;
 
 /// What `plan show` is told.

@@ -66,7 +66,7 @@ impl Tally {
         publications.last_milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         publications.total_milliseconds =
             publications.total_milliseconds.saturating_add(publications.last_milliseconds);
-        publications.last = Some(super::watch::seconds(jiff::Timestamp::now()));
+        publications.last = Some(crate::rfc3339::seconds(jiff::Timestamp::now()));
         self.last = None;
     }
 

@@ -11,8 +11,8 @@ use super::change::{BEFORE, Change};
 use super::journal::{Outcome, Trigger};
 use super::revision::{ConfigText, Revision, Saved};
 use super::start::recall;
-use super::watch::seconds;
 use crate::exit::{Exit, Failure};
+use crate::rfc3339::seconds;
 
 /// The revision to go back to unless somebody confirms; nothing in it while nothing is on trial.
 pub(super) const TRIAL: &str = "trial.json";

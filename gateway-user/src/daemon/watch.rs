@@ -20,6 +20,7 @@ use crate::feed::{
     Schedule, SetId, Snapshot, Store, StoreError,
 };
 use crate::observe::{FeedState, HeldState};
+use crate::rfc3339::seconds;
 
 const STATE: &str = "feed-state.json";
 const INCOMING: &str = "incoming.json";
@@ -441,11 +442,6 @@ fn is_same(one: &FeedIdentity, other: &FeedIdentity) -> bool {
             (Some(one), Some(other)) => one == other,
             _ => one.digest == other.digest,
         }
-}
-
-/// RFC 3339 in whole seconds.
-pub(super) fn seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn today() -> Date {

@@ -12,17 +12,26 @@ use super::ruleset::{COMMENT, TABLE};
 ///
 /// [`EgressError::ForeignTable`], or no `nft`.
 pub(super) fn listing() -> Result<Option<String>, EgressError> {
-    let tables = nft(&["list", "tables", "inet"], None)?;
-    if !tables.lines().any(|line| line.trim() == format!("table inet {TABLE}")) {
+    if !is_there()? {
         return Ok(None);
     }
     // Without the elements of the sets, which come and go.
-    let listing = nft(&["--stateless", "--terse", "list", "table", "inet", TABLE], None)?;
+    let listing = match nft(&["--stateless", "--terse", "list", "table", "inet", TABLE], None) {
+        Ok(listing) => listing,
+        // It went in between.
+        Err(EgressError::Nft { .. }) if !is_there()? => return Ok(None),
+        Err(failure) => return Err(failure),
+    };
     if listing.contains(&format!("comment \"{COMMENT}\"")) {
         Ok(Some(listing))
     } else {
         Err(EgressError::ForeignTable)
     }
+}
+
+fn is_there() -> Result<bool, EgressError> {
+    let tables = nft(&["list", "tables", "inet"], None)?;
+    Ok(tables.lines().any(|line| line.trim() == format!("table inet {TABLE}")))
 }
 
 /// Applies a ruleset, wholly or not at all.

@@ -97,9 +97,7 @@ pub(super) async fn look(
     }
     // First the flows that are to keep their way or to lose it, then the way.
     let closed = look.faults.keys().chain(&applied.closed).copied().collect();
-    if applied.ensure(wanted, closed, &look.mtus)? {
-        look.words.push(format!("nftables table inet {}", ruleset::TABLE));
-    }
+    let mut was_changed = applied.ensure(wanted, closed, &look.mtus)?;
     let mut refused = BTreeSet::new();
     for route in &steps.add_routes {
         let Err(source) = netlink.add_route(route).await else { continue };
@@ -133,7 +131,10 @@ pub(super) async fn look(
     }
     // What was never there, nobody has removed.
     applied.routing = refused.is_empty().then_some(routing);
-    applied.ensure(wanted, look.faults.keys().copied().collect(), &look.mtus)?;
+    was_changed |= applied.ensure(wanted, look.faults.keys().copied().collect(), &look.mtus)?;
+    if was_changed {
+        look.words.push(format!("nftables table inet {}", ruleset::TABLE));
+    }
     Ok(look)
 }
 

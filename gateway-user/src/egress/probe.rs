@@ -85,7 +85,7 @@ struct Way {
     patience: Duration,
 }
 
-/// A target, and the addresses it had last.
+/// A target, and the addresses it had last; the first one is asked next.
 struct Asked {
     target: Target,
     addresses: Vec<SocketAddr>,
@@ -102,7 +102,7 @@ async fn probe(way: Way, health: Health, rounds: mpsc::Sender<(Family, Round)>) 
         for target in &mut targets {
             target.look_up(&way).await;
         }
-        let round = way.round(&targets).await;
+        let round = way.round(&mut targets).await;
         if rounds.send((way.family, round)).await.is_err() {
             return;
         }
@@ -117,28 +117,44 @@ impl Asked {
         }
         let name = (self.target.host.as_str(), self.target.port);
         if let Ok(Ok(found)) = timeout(way.patience, lookup_host(name)).await {
+            let next = self.addresses.first().copied();
             self.addresses =
                 found.filter(|address| Family::of(address.ip()) == way.family).collect();
             self.looked_up = Some(Instant::now());
+            // What is known to answer, or has not been asked yet, is not put back.
+            let mut addresses = self.addresses.iter();
+            if let Some(place) = addresses.position(|address| Some(*address) == next) {
+                self.addresses.rotate_left(place);
+            }
+        }
+    }
+
+    /// Its first address has not answered: the next one is asked next.
+    fn turn(&mut self) {
+        if let [_, _, ..] = self.addresses[..] {
+            self.addresses.rotate_left(1);
         }
     }
 }
 
 impl Way {
-    /// Asks the first address of every target at once.
-    async fn round(&self, targets: &[Asked]) -> Round {
+    /// Asks one address of every target, all at once.
+    async fn round(&self, targets: &mut [Asked]) -> Round {
         let mut attempts = JoinSet::new();
-        for address in targets.iter().filter_map(|target| target.addresses.first().copied()) {
+        for (place, target) in targets.iter().enumerate() {
+            let Some(address) = target.addresses.first().copied() else { continue };
             let way = self.clone();
-            attempts.spawn(async move { way.connect(address).await });
+            attempts.spawn(async move { (place, way.connect(address).await) });
         }
         if attempts.is_empty() {
             return Round::Unasked;
         }
         while let Some(attempt) = attempts.join_next().await {
-            if let Ok(Some(time)) = attempt {
+            let Ok((place, outcome)) = attempt else { continue };
+            if let Some(time) = outcome {
                 return Round::Answered(time);
             }
+            targets.get_mut(place).into_iter().for_each(Asked::turn);
         }
         Round::Silent
     }

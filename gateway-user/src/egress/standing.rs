@@ -14,6 +14,7 @@ use super::probe::Round;
 use super::routing::Family;
 use crate::config::{Egress, OnFailure};
 use crate::observe::FamilyState;
+use crate::rfc3339::seconds;
 
 /// One family.
 #[derive(Clone, Debug)]
@@ -226,7 +227,7 @@ impl Standing {
             family: family.name().to_owned(),
             state: state.to_owned(),
             reason: self.fault.map(|fault| fault.name().to_owned()),
-            since: self.since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            since: seconds(self.since),
             transitions: counts.transitions,
             probe_rtt_seconds: self.rtt.map(|rtt| rtt.as_secs_f64()),
             probes_answered: counts.answered,
