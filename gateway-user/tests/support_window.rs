@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::network::{BESIDE, DIRECT, Flow, INSPECTED, Network};
+use support::network::{BESIDE, DIRECT, EGRESS, Flow, INSPECTED, Network};
 use support::product::{Product, with_hook};
 use support::{CLIENT, LAN, Marked, PATIENCE, Site, wait_until};
 use xtask::testbed::Frame;
@@ -184,7 +184,7 @@ fn the_report_is_what_was_sent_over_reload_kill_and_restart() {
     site.send_from(CLIENT, &[&set_2[..], &set_3[..]].concat());
     times += 1;
     let text = case.product.text(&["support", "report", "1"]);
-    assert!(text.starts_with("as it was written down last: "), "{text}");
+    assert!(text.starts_with("as it was written down 20"), "{text}");
     daemon = case.product.start();
     send(&mut times);
     daemon.terminate();
@@ -193,6 +193,72 @@ fn the_report_is_what_was_sent_over_reload_kill_and_restart() {
     assert_eq!(case.product.json(&["support", "report", "1"])["end"], end, "it was made longer");
     let text = case.product.text(&["support", "report", "1"]);
     assert!(text.contains(&format!("went direct: 5 flows, {} packets", times * 5)), "{text}");
+    daemon.terminate();
+}
+
+#[test]
+fn without_a_daemon_what_is_over_is_told_as_over_and_how_old_the_counts_are() {
+    let site = Site::new();
+    let case = Case::new(&site, "auto", "");
+    let daemon = case.product.start();
+    case.start("1s", &[]);
+    case.start("1h", &[]);
+    let written = case.product.json(&["support", "list"])[0]["as_of"].clone();
+    daemon.end(Signal::SIGKILL);
+    sleep(Duration::from_millis(1500));
+    let told = case.product.json(&["support", "list"]);
+    assert_eq!(told[0]["ended"], json!([told[0]["until"], "over"]), "{told:#}");
+    assert!(told[1]["ended"].is_null(), "{told:#}");
+    let as_of = told[1]["as_of"].as_str().unwrap();
+    assert!(!as_of.is_empty() && as_of <= written.as_str().unwrap(), "{as_of} {written}");
+    let text = case.product.text(&["support", "report", "1"]);
+    assert!(text.contains("(over)"), "{text}");
+}
+
+#[test]
+fn a_damaged_register_opens_nothing_is_kept_and_its_ids_are_not_given_again() {
+    let site = Site::new();
+    let case = Case::new(&site, "auto", "");
+    let daemon = case.product.start();
+    case.start("1h", &[]);
+    case.start("1h", &[]);
+    daemon.terminate();
+    let register = case.product.state_dir().join("windows.json");
+    let text = fs::read_to_string(&register).unwrap();
+    fs::write(&register, &text[..40]).unwrap();
+    let daemon = case.product.start();
+    case.assert_closed();
+    let aside = case.product.state_dir().join("windows.json.damaged");
+    assert_eq!(fs::read_to_string(&aside).unwrap(), text[..40]);
+    assert!(daemon.log().contains(aside.to_str().unwrap()), "{}", daemon.log());
+    assert_eq!(case.start("1h", &[])["id"], 3);
+    daemon.terminate();
+}
+
+#[test]
+fn a_window_that_a_later_feed_does_not_let_be_loaded_is_over_and_a_new_one_is_refused() {
+    let site = Site::new();
+    let case = Case::new(&site, "auto", "");
+    let daemon = case.product.start();
+    case.start("1h", &[]);
+    case.assert_open();
+    // More ranges of ports than a prefix may have, in a set that only the window has.
+    let ports: Vec<_> = (0..20).map(|port| (1000 + 2 * port).to_string()).collect();
+    let feed = FEED.replace("25, 443", &ports.join(", "));
+    fs::write(case.product.file("feed.json"), feed).unwrap();
+    case.product.json(&["reload"]);
+    assert!(!case.is_direct(INSIDE, SET_2) && !case.is_direct(INSIDE, SET_3));
+    assert_eq!(case.product.status()["daemon"]["support"], json!([]));
+    let told = case.product.json(&["support", "report", "1"]);
+    assert_eq!((&told["ended"][1], &told["covers"]), (&json!("unloadable"), &json!([])));
+    assert!(case.journal().contains(&("support-end".to_owned(), "closed".to_owned(), json!(1))));
+    let args = ["support", "start", "--client", INSIDE, "--for", "1h", "--note", "x"];
+    case.product.assert_refused(&args, Exit::Policy as i32, &["support window"]);
+    assert_eq!(case.product.json(&["support", "list"]).as_array().unwrap().len(), 1);
+    // It does not come back with a list that could be loaded.
+    fs::write(case.product.file("feed.json"), FEED).unwrap();
+    case.product.json(&["reload"]);
+    case.assert_closed();
     daemon.terminate();
 }
 
@@ -408,4 +474,34 @@ fn flows_keep_their_way_and_those_of_the_window_end_with_it() {
         assert_eq!(by_policy.each_mut().map(Flow::ask), ["direct"; 2]);
     }
     daemon.terminate();
+}
+
+#[test]
+fn what_a_listed_interface_lets_go_direct_does_not_end_with_a_window_and_all_else_does() {
+    for (listed, survives) in [("lan0", true), ("lan1", false)] {
+        let network = Network::new();
+        network.gateway("ip link add lan1 type veth peer name lan1p");
+        let product = network.product();
+        fs::write(product.file("feed.json"), NETWORK_FEED).unwrap();
+        let more = format!(
+            "[[interface]]\nname = \"lan1\"\n[policy.sources]\ninterfaces = [\"{listed}\"]\n{EGRESS}"
+        );
+        product.configure(&format!("{}{more}", with_hook(LAN, "auto")));
+        let daemon = product.start();
+        let clients = "10.36.1.0/24,fd36:1::/64";
+        product.json(&["support", "start", "--client", clients, "--for", "1h", "--note", "case"]);
+        let mut of_both = DIRECT.map(|to| network.flow(to).unwrap());
+        assert_eq!(of_both.each_mut().map(Flow::ask), ["direct"; 2], "{listed}");
+        let mut of_window = network.flow(BESIDE[1]).unwrap();
+        assert_eq!(of_window.ask(), "direct", "{listed}");
+        product.json(&["support", "stop", "1"]);
+        let answer = of_window.ask_or_error();
+        assert!(answer.contains("reset"), "{listed}: {answer}");
+        for flow in &mut of_both {
+            let answer = flow.ask_or_error();
+            let way = if survives { "direct" } else { "reset" };
+            assert!(answer.contains(way), "{listed}: {answer}");
+        }
+        daemon.terminate();
+    }
 }

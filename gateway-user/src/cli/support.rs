@@ -14,7 +14,8 @@ use crate::daemon::control::{Request, ask};
 use crate::exit::{Exit, Failure};
 use crate::feed::{SetId, Store};
 use crate::policy::WindowSets;
-use crate::window::{Amount, Ending, Register, Window, Wish, seconds};
+use crate::rfc3339::seconds;
+use crate::window::{Amount, Clock, Ending, Register, Window, Wish};
 
 /// Verbs of support windows.
 #[derive(Debug, clap::Subcommand)]
@@ -161,15 +162,20 @@ fn windows(
     if failure.exit != Exit::Daemon || !state_dir.is_dir() {
         return Err(failure);
     }
-    let register = Register::read(&Store::peek(state_dir))?;
+    let mut register = Register::read(&Store::peek(state_dir))?;
+    let as_of = register.written();
+    // The kernel ends windows without a daemon: what was written down as open may be over.
+    let now = Clock.now().map_err(|problem| Failure::new(Exit::System, problem))?;
+    register.come_back(&now);
     let one = if let Request::SupportReport { id } = request { Some(*id) } else { None };
     let wanted = |window: &&Window| one.is_none_or(|id| window.id == id);
-    let reports = register
-        .windows()
-        .iter()
-        .filter(wanted)
-        .map(|window| WindowReport { window: window.clone(), covers: BTreeSet::new() });
-    Ok((reports.collect(), format!("as it was written down last: {failure}\n")))
+    let reports = register.windows().iter().filter(wanted).map(|window| WindowReport {
+        window: window.clone(),
+        covers: BTreeSet::new(),
+        as_of,
+    });
+    let when = as_of.map_or_else(|| "last".to_owned(), seconds);
+    Ok((reports.collect(), format!("as it was written down {when}: {failure}\n")))
 }
 
 fn list_text(reports: &[WindowReport]) -> String {
@@ -193,7 +199,7 @@ fn list_text(reports: &[WindowReport]) -> String {
     table.to_string()
 }
 
-fn report_text(WindowReport { window, covers }: &WindowReport) -> String {
+fn report_text(WindowReport { window, covers, .. }: &WindowReport) -> String {
     let mut lines = vec![
         format!("support window {}: {}", window.id, window.note),
         format!("  clients: {}", clients(window)),
@@ -232,5 +238,6 @@ fn state(window: &Window) -> &'static str {
         Some((_, Ending::Over)) => "over",
         Some((_, Ending::Stopped)) => "stopped",
         Some((_, Ending::Doubt)) => "ended: the clock was in doubt",
+        Some((_, Ending::Unloadable)) => "ended: it could not be loaded",
     }
 }

@@ -212,7 +212,14 @@ impl Daemon<'_> {
         let (mut hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
         let inspecting = self.watch.wants_inspection();
         let blueprint = revision.blueprint(inspecting);
-        let (mut blueprint, support) = Box::pin(self.with_windows(blueprint, &revision)).await;
+        let with_windows = Box::pin(self.with_windows(blueprint, &revision, trigger)).await;
+        let (mut blueprint, support) = match with_windows {
+            Ok(opened) => opened,
+            Err(failure) => {
+                self.record_failure(trigger, Some(&revision), &failure.to_string());
+                return Err(failure);
+            }
+        };
         let way_before = self.egress.wanted().cloned();
         blueprint.redirect = match self.redirect(&revision.config, &mut hooks).await {
             Ok(redirect) => redirect,

@@ -103,12 +103,13 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     let mut control = Control::listen(&settings.run_dir)?;
     let mut links = links::Links::listen()?;
     let mut observer = Observer::listen(&settings.run_dir)?;
+    let journal = Journal::new(&settings.state_dir);
     let counters =
         WindowCounters::open(lock.pins()).inspect_err(|error| warn!("{error}")).ok().flatten();
     let mut daemon = Daemon {
-        windows: Windows::recall(&store, counters),
+        windows: Windows::recall(&store, &journal, counters),
         watch: FeedWatch::new(&config.config, &store)?,
-        journal: Journal::new(&settings.state_dir),
+        journal,
         tally: Box::default(),
         plans_held: BTreeMap::new(),
         started: Timestamp::now(),

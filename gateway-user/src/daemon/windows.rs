@@ -4,11 +4,12 @@
 //! The kernel ends a window by itself; what is done here is to publish a generation without it, and to
 //! write down what it let go direct.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gateway_common::{Transport, Verdict};
 use ipnet::IpNet;
+use jiff::Timestamp;
 use nix::libc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use tracing::{error, info, warn};
 
 use super::Daemon;
 use super::change::Serving;
-use super::journal::{Entry, Outcome, Trigger};
+use super::journal::{Entry, Journal, Outcome, Trigger};
 use super::revision::Revision;
 use crate::config::Mode;
 use crate::datapath::{Blueprint, Probe, SetIdentity, WindowCounters};
@@ -27,7 +28,8 @@ use crate::feed::{SetId, Store};
 use crate::observe::WindowState;
 use crate::plan::{GatewayNetworks, refuses_prefix};
 use crate::policy::{Support, Table};
-use crate::window::{Clock, Moment, Register, RegisterError, Window, Wish, seconds};
+use crate::rfc3339::seconds;
+use crate::window::{Clock, Moment, Register, RegisterError, Window, Wish};
 
 /// The windows of this process.
 pub(super) struct Windows {
@@ -48,14 +50,29 @@ pub struct WindowReport {
     pub window: Window,
     /// The sets it lets go direct by the feed that serves; none once it is over.
     pub covers: BTreeSet<SetId>,
+    /// When what it let go direct was read, RFC 3339, UTC: now, or where no daemon answers, when that was
+    /// written down last.
+    pub as_of: Option<Timestamp>,
 }
 
 impl Windows {
-    /// What an earlier process left. A damaged register has no window that is open.
-    pub(super) fn recall(store: &Store, counters: Option<WindowCounters>) -> Self {
+    /// What an earlier process left. A damaged register has no window that is open; it is set aside, and
+    /// ids go on behind those that are known.
+    pub(super) fn recall(
+        store: &Store,
+        journal: &Journal,
+        counters: Option<WindowCounters>,
+    ) -> Self {
         let register = Register::read(store).unwrap_or_else(|error| {
-            error!("{error}; support windows that were open are over");
-            Register::default()
+            let entries = journal.read().map(|(entries, _)| entries).unwrap_or_default();
+            let known = entries.iter().filter_map(|entry| entry.window).max();
+            let (register, aside) = Register::begin_anew(store, known);
+            let kept = match aside {
+                Ok(path) => format!("the file is kept as {}", path.display()),
+                Err(failure) => failure.to_string(),
+            };
+            error!("{error}; support windows that were open are over; {kept}");
+            register
         });
         Self { register, counters, offered: Vec::new(), unsaid: Vec::new() }
     }
@@ -102,7 +119,8 @@ impl Daemon<'_> {
             }
             Err(failure) => {
                 error!("{failure}; support windows that were open are not opened again");
-                self.windows.register = Register::default();
+                let ended = self.windows.register.end_in_doubt(Timestamp::now());
+                self.windows.unsaid.extend(ended);
             }
         }
     }
@@ -208,7 +226,7 @@ impl Daemon<'_> {
         let window = self.windows.register.window(id)?.clone();
         let table = self.serving.as_ref().map(|serving| &serving.support);
         let covers = table.map(|support| support.sets_of(id)).unwrap_or_default();
-        Ok(WindowReport { window, covers })
+        Ok(WindowReport { window, covers, as_of: Some(Timestamp::now()) })
     }
 
     /// Ends what is over, publishes where the windows that are open are not those that were published,
@@ -270,18 +288,24 @@ impl Daemon<'_> {
     }
 
     /// `blueprint` with the windows that are open, and what they are in the kernel. Where that cannot
-    /// be, it goes without them: their clients are inspected as everybody is.
+    /// be, it goes without them: their clients are inspected as everybody is, and they are over once it
+    /// is published.
+    ///
+    /// # Errors
+    ///
+    /// That cannot be, and opening a window is all that the change is for.
     pub(super) async fn with_windows(
         &mut self,
         blueprint: Blueprint,
         revision: &Revision,
-    ) -> (Blueprint, Support) {
+        trigger: Trigger,
+    ) -> Result<(Blueprint, Support), Failure> {
         if let Ok(now) = moment() {
             self.end_windows(&now);
         }
         // In shadow nothing is marked, so there would be nothing to report.
         if self.windows.register.open().is_empty() || blueprint.mode == Mode::Shadow {
-            return (blueprint, Support::default());
+            return Ok((blueprint, Support::default()));
         }
         let opened = match self.support_of(revision).await {
             Ok(support) => blueprint
@@ -306,11 +330,12 @@ impl Daemon<'_> {
                     }
                 }
                 sets.sort_by_key(|set| set.id);
-                (Blueprint { table, sets, ..blueprint }, support)
+                Ok((Blueprint { table, sets, ..blueprint }, support))
             }
+            Err(failure) if trigger == Trigger::SupportStart => Err(failure),
             Err(failure) => {
                 error!("support windows are not loaded, their clients are inspected: {failure}");
-                (blueprint, Support::default())
+                Ok((blueprint, Support::default()))
             }
         }
     }
@@ -336,6 +361,7 @@ impl Daemon<'_> {
     /// A generation was published: what the one before let go direct is final now.
     pub(super) async fn windows_are_published(&mut self) {
         self.read_windows();
+        self.end_what_is_not_loaded();
         let open = self.windows.register.open();
         self.windows.offered = open.iter().map(|window| window.id).collect();
         let pins = self.lock.pins();
@@ -349,6 +375,17 @@ impl Daemon<'_> {
             }
         }
         self.say_what_ended().await;
+    }
+
+    /// A window that a generation which marks does not have is over: it would come back by itself with a
+    /// later one.
+    fn end_what_is_not_loaded(&mut self) {
+        let Some(Serving { revision, support, inspecting, .. }) = &self.serving else { return };
+        if *inspecting || revision.config.mode == Mode::Shadow {
+            return;
+        }
+        let ended = self.windows.register.end_unloadable(support.windows(), Timestamp::now());
+        self.windows.unsaid.extend(ended);
     }
 
     /// Reads what windows let go direct so far.
@@ -396,7 +433,7 @@ impl Daemon<'_> {
         let entry = Entry {
             summary: Some(summary),
             window: Some(id),
-            ..Entry::new(jiff::Timestamp::now(), trigger, outcome, generation)
+            ..Entry::new(Timestamp::now(), trigger, outcome, generation)
         };
         self.write_down(&entry);
     }
@@ -406,16 +443,28 @@ impl Daemon<'_> {
         let Some(Serving { revision, support, .. }) = &self.serving else { return Ok(0) };
         let still_open = support.clone().at(moment()?.kernel);
         let table = revision.compiled.table.clone().with_support(still_open)?;
-        let ended = self.egress.revoke(|flow| {
-            let source = flow.source.ip();
-            clients.iter().any(|client| client.contains(&source)) && !goes_direct(&table, flow)
-        });
+        let is_of_client =
+            |flow: &Flow| clients.iter().any(|client| client.contains(&flow.source.ip()));
+        // An entry does not say where its flow came in: where the way back to its client leads.
+        let ways = if table.sources().interfaces.is_empty() {
+            BTreeMap::new()
+        } else {
+            self.egress.ways_back(is_of_client).await?
+        };
+        let inside = &self.interfaces;
+        let ingress = |flow: &Flow| {
+            let index = ways.get(&flow.source.ip())?;
+            inside.iter().find(|(_, one)| **one == Some(*index)).map(|(name, _)| name.as_str())
+        };
+        let ended = self
+            .egress
+            .revoke(|flow| is_of_client(flow) && !goes_direct(&table, flow, ingress(flow)));
         Ok(ended.await?)
     }
 }
 
-/// Whether a packet of this flow would go direct if it were the first one.
-fn goes_direct(table: &Table, flow: &Flow) -> bool {
+/// Whether a packet of this flow, which comes in by `ingress`, would go direct if it were the first one.
+fn goes_direct(table: &Table, flow: &Flow, ingress: Option<&str>) -> bool {
     let transport = match i32::from(flow.protocol) {
         libc::IPPROTO_TCP => Transport::Tcp,
         libc::IPPROTO_UDP => Transport::Udp,
@@ -424,7 +473,7 @@ fn goes_direct(table: &Table, flow: &Flow) -> bool {
     };
     let (source, destination) = (flow.source.ip(), flow.destination);
     let probe = Probe::new(destination.ip(), transport, destination.port()).from(source);
-    table.decide_frame(&probe.frame(), None).verdict() == Verdict::Direct
+    table.decide_frame(&probe.frame(), ingress).verdict() == Verdict::Direct
 }
 
 /// A window over nothing, or against the operator's own word.

@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use super::ending::end;
-use super::flows::{Ended, Flow};
+use super::flows::{Conntrack, Ended, Flow};
+use super::netlink::Netlink;
 use super::place::{Applied, Look, close, look};
 use super::probe::Prober;
 use super::routing::Family;
@@ -212,6 +213,28 @@ impl Keeper {
         let ended = end(wanted, None, picked).await?;
         self.count(REVOKED, ended);
         Ok(ended.removed)
+    }
+
+    /// By which interface, as an index, the source of each direct flow that is picked is reached; those of
+    /// which the kernel does not say are left out.
+    ///
+    /// # Errors
+    ///
+    /// Flows cannot be listed, or the kernel cannot be asked.
+    pub async fn ways_back(
+        &self,
+        picked: impl Fn(&Flow) -> bool,
+    ) -> Result<BTreeMap<IpAddr, u32>, EgressError> {
+        let Some(wanted) = &self.wanted else { return Ok(BTreeMap::new()) };
+        let flows = Conntrack::open()?.direct(wanted).await?;
+        let picked = flows.iter().filter(|flow| picked(flow));
+        let sources: BTreeSet<IpAddr> = picked.map(|flow| flow.source.ip()).collect();
+        let netlink = Netlink::open()?;
+        let mut ways = BTreeMap::new();
+        for source in sources {
+            ways.extend(netlink.way_to(source).await.map(|index| (source, index)));
+        }
+        Ok(ways)
     }
 
     /// Waits until something may have to be done, or to be told; gives whether it is to be looked

@@ -1,10 +1,12 @@
 //! Rules and routes of this network namespace, over rtnetlink.
 
 use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
 
 use futures_util::{Stream, TryStreamExt as _};
 use nix::libc;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::{Handle, IpVersion};
 use tokio::task::JoinHandle;
@@ -90,6 +92,18 @@ impl Netlink {
         });
         let removed = self.handle.route().del(message).execute().await;
         unless_gone(removed).map_err(|source| failed("remove a route", source))
+    }
+
+    /// Index of the interface that packets to `address` leave by; `None`, the kernel does not say.
+    pub(super) async fn way_to(&self, address: IpAddr) -> Option<u32> {
+        let mut message = Self::filter(Family::of(address));
+        message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
+        let mut replies = pin!(self.handle.route().get(message).execute());
+        let route = replies.try_next().await.ok()??;
+        route.attributes.iter().find_map(|attribute| {
+            if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
+        })
     }
 
     pub(super) fn filter(family: Family) -> RouteMessage {

@@ -176,6 +176,19 @@ impl Store {
         serde_json::from_slice(&bytes).map(Some).map_err(|error| self.json(name, error))
     }
 
+    /// Renames the file `name`, which is damaged, so that nothing is written over it; gives its path. One
+    /// that was set aside before goes.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be renamed.
+    pub fn set_aside(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let (path, aside) =
+            (self.directory.join(name), self.directory.join(format!("{name}.damaged")));
+        fs::rename(&path, &aside).map_err(|error| StoreError::io(&path, "be renamed", error))?;
+        Ok(aside)
+    }
+
     fn newest(&self, names: &[&str]) -> LastGood {
         let mut found = LastGood::default();
         for name in names {

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::feed::SetId;
 use crate::policy::WindowSets;
+use crate::rfc3339::seconds;
 
 pub(crate) use clock::kernel_now;
 pub use clock::{Clock, Moment};
@@ -92,6 +93,8 @@ pub enum Ending {
     Stopped,
     /// Nobody knows how long the machine was away, or what time it is.
     Doubt,
+    /// With the feed and the configuration of a later change it could not be loaded.
+    Unloadable,
 }
 
 /// Packets, bytes of whole frames, and flows.
@@ -233,10 +236,4 @@ impl Window {
         let (id, sets, note) = (self.id, &self.sets, &self.note);
         format!("support window {id}: {}, {sets}, until {until} ({note})", clients.join(", "))
     }
-}
-
-/// RFC 3339 in whole seconds.
-#[must_use]
-pub fn seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -1,9 +1,10 @@
 //! Which windows there are: what may be opened, what is over, and what outlives the daemon.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gateway_common::abi::MAX_WINDOWS;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::clock::nanoseconds;
@@ -13,6 +14,8 @@ use crate::policy::OpenWindow;
 
 /// Its file in the state directory.
 pub(crate) const FILE: &str = "windows.json";
+/// An id above this one is damage.
+const PLAUSIBLE: u32 = 1_000_000;
 
 /// Every window that is open, and the last ones that are over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +27,7 @@ pub struct Register {
     /// when the pins are lost.
     read_from: Option<(u64, u64)>,
     /// When it was written: a wall clock that is before that is wrong.
-    written: Option<jiff::Timestamp>,
+    written: Option<Timestamp>,
     /// By id.
     windows: Vec<Window>,
 }
@@ -56,6 +59,24 @@ impl Register {
         Ok(store.read_json(FILE)?.unwrap_or_default())
     }
 
+    /// After a register that cannot be read: an empty one, with no id that the journal or the damaged
+    /// file has. The file is set aside, and gives where; else it would be written over.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be set aside.
+    pub fn begin_anew(
+        store: &Store,
+        in_journal: Option<u32>,
+    ) -> (Self, Result<PathBuf, StoreError>) {
+        let aside = store.set_aside(FILE);
+        let text =
+            aside.as_ref().ok().and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+        let in_file = ids_in(&String::from_utf8_lossy(&text)).max();
+        let last_id = in_journal.max(in_file).unwrap_or(0);
+        (Self { last_id, ..Self::default() }, aside)
+    }
+
     /// Keeps it in `store`.
     ///
     /// # Errors
@@ -64,6 +85,12 @@ impl Register {
     pub fn write(&mut self, store: &Store, now: &Moment) -> Result<(), StoreError> {
         self.written = Some(now.wall);
         store.write_json(FILE, self)
+    }
+
+    /// When it was written down.
+    #[must_use]
+    pub fn written(&self) -> Option<Timestamp> {
+        self.written
     }
 
     /// Every window, the oldest first.
@@ -160,7 +187,28 @@ impl Register {
             window.is_open() && (now.kernel >= window.end || now.wall >= window.until)
         });
         over.map(|window| {
-            window.ended = Some((now.wall, Ending::Over));
+            // Nobody may have looked for a while.
+            window.ended = Some((now.wall.min(window.until), Ending::Over));
+            window.id
+        })
+        .collect()
+    }
+
+    /// Ends all that are open: nobody knows the time. Gives their ids.
+    pub fn end_in_doubt(&mut self, wall: Timestamp) -> Vec<u32> {
+        self.end(wall, Ending::Doubt, |_| true)
+    }
+
+    /// Ends those that are open and not among the `loaded`. Gives their ids.
+    pub fn end_unloadable(&mut self, loaded: &[OpenWindow], wall: Timestamp) -> Vec<u32> {
+        let is_loaded = |id: u32| loaded.iter().any(|window| window.id == id);
+        self.end(wall, Ending::Unloadable, |window| !is_loaded(window.id))
+    }
+
+    fn end(&mut self, wall: Timestamp, how: Ending, picked: impl Fn(&Window) -> bool) -> Vec<u32> {
+        let open = self.windows.iter_mut().filter(|window| window.is_open() && picked(window));
+        open.map(|window| {
+            window.ended = Some((wall, how));
             window.id
         })
         .collect()
@@ -227,10 +275,16 @@ impl Register {
     }
 }
 
+/// The ids in a register, as far as it is text: its own last one, and those of windows.
+fn ids_in(text: &str) -> impl Iterator<Item = u32> {
+    let after = text.split("id\":").skip(1);
+    let number =
+        |rest: &str| rest.trim_start().split(|it: char| !it.is_ascii_digit()).next()?.parse().ok();
+    after.filter_map(number).filter(|id| *id <= PLAUSIBLE)
+}
+
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::policy::WindowSets;
 
@@ -285,6 +339,53 @@ mod tests {
                 "{what}"
             );
             assert_eq!(register.open(), [], "{what}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_says_nothing_ends_what_is_open_and_no_more() {
+        let mut register = written();
+        let now = moment(1_900, 2 * HOUR, "one");
+        register.start(wish(), &now).unwrap();
+        register.stop(1, &now).unwrap();
+        assert_eq!(register.end_in_doubt(now.wall), [2]);
+        let how = |id| register.window(id).unwrap().ended.map(|(_, how)| how);
+        assert_eq!((how(1), how(2)), (Some(Ending::Stopped), Some(Ending::Doubt)));
+    }
+
+    #[test]
+    fn a_window_that_nobody_saw_end_was_over_when_its_time_was() {
+        let mut register = written();
+        register.come_back(&moment(90_000, 30 * HOUR, "one"));
+        let window = register.window(1).unwrap();
+        assert_eq!(window.ended, Some((window.until, Ending::Over)));
+    }
+
+    #[test]
+    fn after_a_damaged_register_no_id_is_given_again_and_the_file_is_kept() {
+        let whole = {
+            let mut register = Register::default();
+            for _ in 0..3 {
+                register.start(wish(), &moment(0, 0, "one")).unwrap();
+            }
+            serde_json::to_string_pretty(&register).unwrap()
+        };
+        let (half, _) = whole.split_at(whole.len() / 2);
+        for (what, damaged, in_journal, next) in [
+            ("cut short", half, None, 4),
+            ("the journal knows more", half, Some(7), 8),
+            ("nothing of it is left", "", Some(2), 3),
+            ("an id that is no id", "{\"last_id\": 4294967295", None, 1),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = Store::open(directory.path()).unwrap();
+            std::fs::write(directory.path().join(FILE), damaged).unwrap();
+            assert!(Register::read(&store).is_err(), "{what}");
+            let (mut register, aside) = Register::begin_anew(&store, in_journal);
+            assert_eq!(register.windows(), [], "{what}");
+            assert_eq!(register.start(wish(), &moment(0, 0, "one")), Ok(next), "{what}");
+            assert_eq!(std::fs::read_to_string(aside.unwrap()).unwrap(), damaged, "{what}");
+            assert_eq!(Register::read(&store).unwrap(), Register::default(), "{what}");
         }
     }
 
