@@ -8,8 +8,6 @@ mod support;
 use std::fs;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -309,42 +307,6 @@ fn snippets_are_no_mark_collisions_and_their_rule_stands_behind_ours() {
         assert!(found[0].starts_with("ok "), "{text}");
     }
     daemon.terminate();
-}
-
-/// The keys are ones that this machine's networkd has in it, and systemd reads the drop-in.
-#[test]
-fn networkd_knows_the_keys_of_its_drop_in() {
-    let network = Network::new();
-    let product = network.product();
-    let text = snippet(&product, "networkd", &[]);
-    let keys: Vec<&str> = text.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
-    assert_eq!(keys, ["ManageForeignRoutingPolicyRules", "ManageForeignRoutes"]);
-    let Some(binary) = ["/usr/lib/systemd/systemd-networkd", "/lib/systemd/systemd-networkd"]
-        .into_iter()
-        .find_map(|path| fs::read(path).ok())
-    else {
-        eprintln!("skipped: there is no systemd-networkd here");
-        return;
-    };
-    for key in &keys {
-        let known = [b"Network.", key.as_bytes()].concat();
-        assert!(binary.windows(known.len()).any(|bytes| bytes == known), "{key}");
-    }
-    let root = tempfile::tempdir().unwrap();
-    let directory = root.path().join("etc/systemd/networkd.conf.d");
-    fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("breakout365.conf"), &text).unwrap();
-    if !Path::new("/usr/bin/systemd-analyze").exists() {
-        eprintln!("skipped: there is no systemd-analyze here");
-        return;
-    }
-    let read = Command::new("systemd-analyze")
-        .arg(format!("--root={}", root.path().display()))
-        .args(["cat-config", "--no-pager", "systemd/networkd.conf"])
-        .output()
-        .unwrap();
-    let read = String::from_utf8(read.stdout).unwrap();
-    assert!(read.contains("ManageForeignRoutingPolicyRules=no"), "{read}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ const CARGO_GENERATE_RPM: Tool =
     Tool { name: "cargo-generate-rpm", version: "0.21.1", reason: "writes RPMs" };
 
 /// Commands and files, the Debian package each is in, and what for.
-const SYSTEM: [(&str, &str, &str); 16] = [
+const SYSTEM: [(&str, &str, &str); 17] = [
     ("git", "git", "checks look at what is committed"),
     ("ip", "iproute2", "tests and lab build networks"),
     ("tc", "iproute2", "tests and lab look at hooks"),
@@ -43,6 +43,7 @@ const SYSTEM: [(&str, &str, &str); 16] = [
     ("bird", "bird2", "a test loads an export"),
     ("prometheus", "prometheus", "a test scrapes the exporter and runs its rules"),
     ("systemd-analyze", "systemd", "a check scores the services"),
+    ("dbus-daemon", "dbus-daemon", "a test has systemd-networkd take a drop-in"),
     (PACPARSER, "python3-pacparser", "a test evaluates an export"),
 ];
 const EMULATOR: [(&str, &str, &str); 2] = [
