@@ -5,9 +5,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use xtask::scenario::{CHAINS, Hook, Name, Outcome, Places, Setting};
+use xtask::scenario::{Hook, Name, Outcome, Setting};
 use xtask::testbed::Owner;
 
 /// Runs one, and prints what it saw.
@@ -62,15 +63,28 @@ fn a_tunnel_to_a_cloud_inspector_carries_only_the_rest() {
 }
 
 #[test]
-fn operators_read_the_very_rules_that_the_scenarios_load() {
+fn operators_read_what_export_writes() {
+    let files = tempfile::tempdir().unwrap();
+    let config = files.path().join("config.toml");
+    let text = "version = 1\n[[interface]]\nname = \"lan0\"\n\
+                [egress]\ninterface = \"wan0\"\ngateway4 = \"192.0.2.1\"\n";
+    std::fs::write(&config, text).unwrap();
     let paper = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/inspection.md");
     let paper = std::fs::read_to_string(paper).unwrap();
-    let default = gateway_user::config::Mark::default();
-    assert_eq!(default.value, default.mask);
-    for chain in CHAINS {
-        let port = if chain.name.starts_with("redirect") { 8080 } else { 3129 };
-        let places = Places { mark: default.value, inside: "lan0", port, queue: 0 };
-        let rules = chain.filled(&places);
-        assert!(paper.contains(&rules), "{} is not quoted:\n{rules}", chain.name);
+    let mut shown = 0;
+    for line in paper.lines().filter(|line| line.starts_with("breakout365 export --format chain-"))
+    {
+        let (command, _) = line.split_once(" --out ").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_breakout365"))
+            .args(command.split(' ').skip(1))
+            .arg("--config")
+            .arg(&config)
+            .output()
+            .unwrap();
+        let written = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(paper.contains(&format!("```\n{written}```")), "`{command}` writes\n{written}");
+        shown += 1;
     }
+    assert_eq!(shown, 2, "one for each format");
 }

@@ -8,13 +8,12 @@ mod support;
 use std::fs;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt::IpTransparent};
-use support::product::{Product, with_hook};
+use support::product::{Daemon, Product, with_hook};
 use support::{CLIENT, LAN, Site, wait_until};
 use xtask::testbed::{BpfFs, EchoServers, End, Namespace, Offloads, link};
 
@@ -33,7 +32,7 @@ const TRANSPARENT_PROXY: u16 = 3129;
 /// ```
 struct Network {
     site: Site,
-    far: Namespace,
+    _far: Namespace,
 }
 
 impl Network {
@@ -59,7 +58,7 @@ impl Network {
         wait_until("every link is up", || {
             !site.gateway.run("ip route show table all").unwrap().contains("linkdown")
         });
-        Self { site, far }
+        Self { site, _far: far }
     }
 
     fn product(&self) -> Product<'_> {
@@ -86,6 +85,24 @@ impl Network {
         assert_eq!(self.who(DIRECT), "far", "direct flows pass");
         assert_eq!(self.who(OTHER), inspector);
         assert_eq!(self.who(DIRECT), "far", "and do so again");
+    }
+
+    /// Asserts that the inspector gets everything when our table is gone, though packets are still
+    /// marked: nobody is there who would put it back.
+    fn assert_it_inspects_without_our_table(&self, daemon: Daemon, inspector: &str) {
+        daemon.end(Signal::SIGKILL);
+        assert_eq!(self.who(DIRECT), "far", "the daemon is not needed");
+        self.gateway("nft delete table inet breakout365");
+        assert_eq!(self.who(DIRECT), inspector, "the table is gone");
+        let count = format!(
+            "table inet count {{\n counter marked {{ }}\n chain prerouting {{\n type filter hook \
+             prerouting priority raw; iifname \"{LAN}\" meta mark & 0x01000000 != 0 counter name \
+             marked\n }}\n}}"
+        );
+        self.site.gateway.nft(&count).unwrap();
+        assert_eq!(self.who(DIRECT), inspector);
+        let counted = self.gateway("nft list counter inet count marked");
+        assert!(!counted.contains("packets 0 "), "packets are marked: {counted}");
     }
 
     fn gateway(&self, command: &str) -> String {
@@ -170,7 +187,8 @@ fn nftables_redirects_all_but_direct_flows() {
         "proxy",
         "what is not direct is inspected, whatever its address"
     );
-    daemon.terminate();
+    product.verb(&["on"]);
+    network.assert_it_inspects_without_our_table(daemon, "proxy");
 }
 
 #[test]
@@ -185,7 +203,8 @@ fn nftables_hands_all_but_direct_flows_to_a_transparent_proxy() {
     network.assert_it_parts("tproxy");
     product.verb(&["off"]);
     assert_eq!(network.who(DIRECT), "tproxy");
-    daemon.terminate();
+    product.verb(&["on"]);
+    network.assert_it_inspects_without_our_table(daemon, "tproxy");
 }
 
 #[test]
@@ -215,7 +234,7 @@ fn iptables_redirects_all_but_direct_flows() {
     iptables_restore(&network, &text);
     network.run_once(&text, &["iptables", "ip6tables"]);
     network.assert_it_parts("proxy");
-    daemon.terminate();
+    network.assert_it_inspects_without_our_table(daemon, "proxy");
 }
 
 #[test]
@@ -228,7 +247,7 @@ fn iptables_hands_all_but_direct_flows_to_a_transparent_proxy() {
     iptables_restore(&network, &text);
     network.run_once(&text, &["ip", "iptables", "ip6tables"]);
     network.assert_it_parts("tproxy");
-    daemon.terminate();
+    network.assert_it_inspects_without_our_table(daemon, "tproxy");
 }
 
 #[test]
@@ -248,13 +267,30 @@ fn iptables_queues_all_but_direct_flows_and_their_replies() {
     let saved = network.gateway("iptables-save -t filter");
     assert_eq!(saved.matches("-j NFQUEUE").count(), 1, "replaced: {saved}");
     network.assert_it_parts("nobody");
-    daemon.terminate();
+    network.assert_it_inspects_without_our_table(daemon, "nobody");
 }
 
 #[test]
-fn snippets_are_no_mark_collisions() {
+fn nothing_is_forwarded_but_direct_flows_where_that_is_asked_for() {
     let network = Network::new();
     let product = network.product();
+    let daemon = product.start();
+    network.site.gateway.nft(&snippet(&product, "chain-nft", &["drop"])).unwrap();
+    network.assert_it_parts("nobody");
+    network.gateway("nft delete table inet breakout365_inspection");
+    assert_eq!(network.who(OTHER), "far");
+    let text = snippet(&product, "chain-iptables", &["drop"]);
+    iptables_restore(&network, &text);
+    network.run_once(&text, &["iptables", "ip6tables"]);
+    network.assert_it_parts("nobody");
+    network.assert_it_inspects_without_our_table(daemon, "nobody");
+}
+
+#[test]
+fn snippets_are_no_mark_collisions_and_their_rule_stands_behind_ours() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
     let all = ["tproxy:3129", "redirect:3128"];
     let nft = snippet(&product, "chain-nft", &all);
     network.site.gateway.nft(&nft).unwrap();
@@ -265,46 +301,12 @@ fn snippets_are_no_mark_collisions() {
     let config = product.config();
     let output = product.verb(&["doctor", "--no-dns", "--config", config.to_str().unwrap()]);
     let text = String::from_utf8(output.stdout).unwrap();
-    let marks: Vec<_> = text.lines().filter(|line| line.contains(" mark-collision ")).collect();
-    assert_eq!(marks.len(), 1, "{text}");
-    assert!(marks[0].starts_with("ok "), "{text}");
-    assert!(network.far.run("ip route").is_ok());
-}
-
-/// The keys are ones that this machine's networkd has in it, and systemd reads the drop-in.
-#[test]
-fn networkd_knows_the_keys_of_its_drop_in() {
-    let network = Network::new();
-    let product = network.product();
-    let text = snippet(&product, "networkd", &[]);
-    let keys: Vec<&str> = text.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
-    assert_eq!(keys, ["ManageForeignRoutingPolicyRules", "ManageForeignRoutes"]);
-    let Some(binary) = ["/usr/lib/systemd/systemd-networkd", "/lib/systemd/systemd-networkd"]
-        .into_iter()
-        .find_map(|path| fs::read(path).ok())
-    else {
-        eprintln!("skipped: there is no systemd-networkd here");
-        return;
-    };
-    for key in &keys {
-        let known = [b"Network.", key.as_bytes()].concat();
-        assert!(binary.windows(known.len()).any(|bytes| bytes == known), "{key}");
+    for check in [" mark-collision ", " rule-order "] {
+        let found: Vec<_> = text.lines().filter(|line| line.contains(check)).collect();
+        assert_eq!(found.len(), 1, "{text}");
+        assert!(found[0].starts_with("ok "), "{text}");
     }
-    let root = tempfile::tempdir().unwrap();
-    let directory = root.path().join("etc/systemd/networkd.conf.d");
-    fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("breakout365.conf"), &text).unwrap();
-    if !Path::new("/usr/bin/systemd-analyze").exists() {
-        eprintln!("skipped: there is no systemd-analyze here");
-        return;
-    }
-    let read = Command::new("systemd-analyze")
-        .arg(format!("--root={}", root.path().display()))
-        .args(["cat-config", "--no-pager", "systemd/networkd.conf"])
-        .output()
-        .unwrap();
-    let read = String::from_utf8(read.stdout).unwrap();
-    assert!(read.contains("ManageForeignRoutingPolicyRules=no"), "{read}");
+    daemon.terminate();
 }
 
 #[test]
@@ -316,6 +318,7 @@ fn what_is_asked_wrongly_is_refused_in_one_line() {
         (&["--format", "cidr", "--to", "queue:0"], "--to goes with"),
         (&["--format", "networkd", "--to", "queue:0"], "--to goes with"),
         (&["--format", "chain-nft", "--to", "queue:0", "--to", "queue:1"], "of one kind"),
+        (&["--format", "chain-nft", "--to", "queue:0", "--to", "drop"], "nothing for the queue"),
         (&["--format", "chain-nft", "--to", "icap:1344"], "tproxy:PORT"),
     ] {
         product.assert_refused(&[&["export"], arguments].concat(), 2, &[words]);

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use support::download::{Download, LISTED, OTHERS, Origin, assert_they_go_on, way};
 use support::network::{EGRESS, Network, config, default_routes};
 use support::product::{Daemon, Product};
-use support::{MARK, wait_until};
+use support::wait_until;
 use xtask::scenario::TransparentSquid;
 use xtask::testbed::{Owner, Scratch};
 
@@ -103,12 +103,16 @@ fn downloads_outlive_changes_restarts_and_upgrades_and_only_a_lost_uplink_resets
     let network = Network::new();
     let scratch = Scratch::owned(Owner::Process).unwrap();
     let gateway = &network.site.gateway;
-    let squid = TransparentSquid::start(gateway, &scratch.path(), MARK.value).unwrap();
     for hop in [&network.direct, &network.inspector] {
         hop.nft(COUNT).unwrap();
     }
     let origin = Origin::start(&network);
     let product = network.product();
+    let file = product.config();
+    let mut export = vec!["export", "--format", "chain-nft", "--config", file.to_str().unwrap()];
+    export.extend(TransparentSquid::CHAINS.iter().flat_map(|inspector| ["--to", inspector]));
+    let chains = product.text(&export);
+    let squid = TransparentSquid::start(gateway, &scratch.path(), &chains).unwrap();
     let client = &network.site.client;
     fs::write(product.file("feed.json"), FEED).unwrap();
     product.configure(&format!("{}{GUARDS}", config(EGRESS)));

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::mem;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -28,8 +27,8 @@ pub struct ExportArgs {
     #[arg(long, value_name = "PROXIES", required_if_eq("format", "pac"))]
     proxy: Option<Proxies>,
 
-    /// For chains: what they hand packets to, tproxy:PORT, redirect:PORT or queue:NUMBER; as many as
-    /// there are
+    /// For chains: what they hand packets to, tproxy:PORT, redirect:PORT, queue:NUMBER or drop; as many
+    /// as there are. The first two may end in the ports that they take, as in tproxy:3129/80,443
     #[arg(long, value_name = "INSPECTOR")]
     to: Vec<Inspector>,
 
@@ -84,11 +83,7 @@ pub(super) fn run(arguments: &ExportArgs, state_dir: &Path) -> Result<(), Failur
         let problem = "--to goes with --format chain-nft and chain-iptables, which need it";
         return Err(Failure::new(Exit::Usage, problem));
     }
-    let kinds: Vec<_> = to.iter().map(mem::discriminant).collect();
-    if kinds.iter().enumerate().any(|(at, kind)| kinds.iter().take(at).any(|it| it == kind)) {
-        let problem = "--to names two inspectors of one kind; leave one out";
-        return Err(Failure::new(Exit::Usage, problem));
-    }
+    Inspector::go_together(to).map_err(|error| Failure::new(Exit::Usage, error))?;
     let format = match format {
         What::Table(format) => format,
         What::Snippet(snippet) => {

@@ -5,7 +5,9 @@
 //! cannot say all that the table says gets less of it, never more: what is left out is inspected.
 
 mod bird;
+mod chains;
 mod cidr;
+mod inspector;
 mod ipset;
 mod json;
 mod name;
@@ -26,9 +28,10 @@ use crate::feed::{FeedIdentity, Ports, SetId, Snapshot};
 use crate::policy::{Compiled, Exclusion, Names, Policy, select_hosts};
 use pieces::{Entry, Piece};
 
+pub use inspector::{Inspector, InspectorError, TogetherError};
 pub use name::Name;
 pub use pac::{Proxies, ProxiesError};
-pub use snippet::{Inspector, InspectorError, Snippet};
+pub use snippet::Snippet;
 
 /// What an export is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -51,8 +51,12 @@ fn uses(line: &str, ours: Ours) -> Vec<(MarkOf, Use, u32)> {
                     "CONNMARK" => MarkOf::Connection,
                     _ => continue,
                 };
+                // What a socket here gets is routed nowhere else: our bits may be cleared.
+                let is_taken =
+                    module == "TPROXY" || (module == "MARK" && words.contains(&"--transparent"));
                 if let Some((value, mask)) = value_and_mask(argument) {
-                    let told = ours.written(of, !(mask | value));
+                    let written = if is_taken { value } else { mask | value };
+                    let told = ours.written(of, !written);
                     found.extend(told.map(|(does, bits)| (of, does, bits)));
                 }
             }
@@ -131,8 +135,20 @@ mod tests {
                 vec![],
             ),
             (
-                "-A PREROUTING -p tcp -j TPROXY --on-port 3129 --on-ip 0.0.0.0 --tproxy-mark 0x1/0xffffffff",
+                "-A PREROUTING -p tcp -j TPROXY --on-port 3129 --on-ip 0.0.0.0 --tproxy-mark 0x1/0x1000001",
+                vec![],
+            ),
+            (
+                "-A PREROUTING -p tcp -j TPROXY --on-port 3129 --on-ip 0.0.0.0 --tproxy-mark 0x1000001/0xffffffff",
                 vec![(packet, Use::Writes, 0x0100_0000)],
+            ),
+            (
+                "-A PREROUTING -p tcp -m socket --transparent -j MARK --set-xmark 0x1/0x1000001",
+                vec![],
+            ),
+            (
+                "-A PREROUTING -p tcp -m socket --transparent -j CONNMARK --set-xmark 0x0/0xffffffff",
+                vec![(connection, Use::Writes, 0x0300_0000)],
             ),
             ("-A FORWARD -j NFQUEUE --queue-num 0", vec![]),
         ] {

@@ -29,8 +29,9 @@ pub(super) fn collisions(ruleset: &Value, ours: Ours) -> BTreeSet<Collision> {
             text("chain"),
             rule["handle"].as_u64().unwrap_or_default()
         );
+        let is_taken = statements.iter().any(gives_to_a_socket);
         for statement in statements {
-            for (of, does, bits) in uses(statement, ours) {
+            for (of, does, bits) in uses(statement, ours, is_taken) {
                 found.insert(Collision { place: place.clone(), of, does, bits });
             }
         }
@@ -38,10 +39,18 @@ pub(super) fn collisions(ruleset: &Value, ours: Ours) -> BTreeSet<Collision> {
     found
 }
 
-fn uses(statement: &Value, ours: Ours) -> Vec<(MarkOf, super::Use, u32)> {
+/// What a socket here gets is routed nowhere else: that its rule clears our bits takes nothing from us.
+fn gives_to_a_socket(statement: &Value) -> bool {
+    let asks_for_one = statement["match"]["left"]["socket"]["key"] == "transparent";
+    statement.get("tproxy").is_some() || asks_for_one
+}
+
+fn uses(statement: &Value, ours: Ours, is_taken: bool) -> Vec<(MarkOf, super::Use, u32)> {
     if let Some(mangle) = statement.get("mangle") {
         let Some(of) = mark(&mangle["key"]) else { return Vec::new() };
-        let kept = bits(&mangle["value"], of).kept;
+        let written = bits(&mangle["value"], of);
+        let is_cleared = is_taken && of == MarkOf::Packet;
+        let kept = written.kept | if is_cleared { written.zero } else { 0 };
         return ours.written(of, kept).map(|(does, bits)| (of, does, bits)).into_iter().collect();
     }
     if let Some(compared) = statement.get("match") {
@@ -182,6 +191,27 @@ mod tests {
             ),
         ] {
             assert_eq!(told(&expr), expected, "{expr}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_gives_to_a_socket_may_clear_our_bits_and_not_set_them() {
+        let meta = json!({ "meta": { "key": "mark" } });
+        let set = |value: Value| json!({ "mangle": { "key": meta, "value": value } });
+        let connection = json!({ "mangle": { "key": { "ct": { "key": "mark" } }, "value": 0 } });
+        let socket = json!({ "match": { "op": "==", "left": { "socket": { "key": "transparent" } }, "right": 1 } });
+        for taken in [json!({ "tproxy": { "port": 3129 } }), socket] {
+            for (write, collides) in [
+                (set(json!(1)), false),
+                (set(json!({ "|": [{ "&": [meta, 0xfeff_fffe_u32] }, 1] })), false),
+                (set(json!(0x0100_0001)), true),
+                (connection.clone(), true),
+            ] {
+                let rule = json!({ "family": "ip", "table": "t", "chain": "c", "handle": 4,
+                    "expr": [taken, write] });
+                let found = collisions(&json!({ "nftables": [{ "rule": rule }] }), OURS);
+                assert_eq!(!found.is_empty(), collides, "{taken} {write}");
+            }
         }
     }
 

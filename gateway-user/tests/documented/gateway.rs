@@ -128,11 +128,6 @@ impl Gateway {
         self.write("config.toml", &config.replace(real, &played));
         self.write("old.json", WORLDWIDE);
         self.write("new.json", SMALL);
-        self.write("tproxy.routes", "rule add fwmark 0x1/0x1 lookup 100\n");
-        self.write(
-            "proxy.rules",
-            "*mangle\n-A PREROUTING -m connmark --mark 1 -j ACCEPT\nCOMMIT\n",
-        );
         self.write("token", "0123456789abcdef0123456789abcdef\n");
         let pair = rcgen::generate_simple_self_signed(["192.0.2.1".to_owned()]).unwrap();
         self.write("cert.pem", &pair.cert.pem());

@@ -25,7 +25,7 @@ pub(crate) enum Outcome {
 use Outcome::{As, Does, Elsewhere, Ends, GoesOn, IsTheDaemon, Says};
 
 /// What stands for a value in a command, by word. `ID` is the plan that waits.
-pub(crate) const PLACEHOLDERS: [(&str, &str); 13] = [
+pub(crate) const PLACEHOLDERS: [(&str, &str); 11] = [
     ("[SOURCE]", "10.1.2.3"),
     ("A", "old.json"),
     ("B", "new.json"),
@@ -36,8 +36,6 @@ pub(crate) const PLACEHOLDERS: [(&str, &str); 13] = [
     ("IFACE", "lan1"),
     ("PREFIX", "192.0.2.0/24"),
     ("PROTOCOL/PORT", "tcp/443"),
-    ("ROUTES", "tproxy.routes"),
-    ("RULES", "proxy.rules"),
     ("TABLE", "100"),
 ];
 
@@ -142,10 +140,6 @@ pub(crate) const ROWS: &[(&str, Before, Outcome)] = &[
         Does("cat inspection.rules", "REDIRECT"),
     ),
     ("iptables-restore --noflush inspection.rules", Serving, Does("iptables-save", "REDIRECT")),
-    ("iptables-restore --noflush RULES", Serving, Does("iptables-save", "--mark 0x1 ")),
-    ("ip6tables-restore --noflush RULES", Serving, Does("ip6tables-save", "--mark 0x1 ")),
-    ("ip -4 -batch ROUTES", Serving, Does("ip rule", "fwmark 0x1/0x1 lookup 100")),
-    ("ip -6 -batch ROUTES", Serving, Does("ip -6 rule", "fwmark 0x1/0x1 lookup 100")),
     ("ip rule add to PREFIX lookup TABLE", Serving, Does("ip rule", "to 192.0.2.0/24 lookup 100")),
     (
         "breakout365 export --format networkd --out \

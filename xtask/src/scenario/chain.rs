@@ -1,109 +1,52 @@
-//! The rules that an inspection system on the gateway needs beside the product: the very files
-//! that the product keeps for it.
+//! The rules that an inspection system on the gateway needs beside the product: what `export` writes,
+//! loaded as it says.
 
-use std::path::Path;
-
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::testbed::Namespace;
 
-use super::network::INSIDE;
-use super::product::MARK;
-
-/// A file of rules, with places for what differs from gateway to gateway.
-#[derive(Clone, Copy, Debug)]
-pub struct Chain {
-    /// Its name, for people.
-    pub name: &'static str,
-    text: &'static str,
+/// Which program takes the chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainFormat {
+    /// nftables.
+    Nft,
+    /// iptables, both families.
+    Iptables,
 }
 
-/// Traffic to ports 80 and 443 into a local proxy.
-pub(super) const REDIRECT: Chain = Chain {
-    name: "redirect.nft",
-    text: include_str!("../../../gateway-user/src/export/chains/redirect.nft"),
-};
-/// Nothing of the clients' passes the gateway but direct flows: all else has to take the proxy.
-pub(super) const FORWARD: Chain = Chain {
-    name: "forward.nft",
-    text: include_str!("../../../gateway-user/src/export/chains/forward.nft"),
-};
-/// Traffic to port 80 into a local proxy that keeps the clients' addresses.
-pub(super) const TPROXY: Chain = Chain {
-    name: "tproxy.nft",
-    text: include_str!("../../../gateway-user/src/export/chains/tproxy.nft"),
-};
-/// The same for iptables.
-pub(super) const TPROXY_IPTABLES: Chain = Chain {
-    name: "tproxy.iptables",
-    text: include_str!("../../../gateway-user/src/export/chains/tproxy.iptables"),
-};
-/// The routing that both need.
-const TPROXY_ROUTING: Chain = Chain {
-    name: "tproxy.ip",
-    text: include_str!("../../../gateway-user/src/export/chains/tproxy.ip"),
-};
-/// Everything forwarded into a queue, both directions.
-pub(super) const QUEUE: Chain = Chain {
-    name: "queue.iptables",
-    text: include_str!("../../../gateway-user/src/export/chains/queue.iptables"),
-};
-
-/// All of them.
-pub const CHAINS: [Chain; 6] = [REDIRECT, FORWARD, TPROXY, TPROXY_IPTABLES, TPROXY_ROUTING, QUEUE];
-
-/// What is filled in.
-#[derive(Clone, Copy, Debug)]
-pub struct Places<'a> {
-    /// The mark that says direct, and its mask.
-    pub mark: u32,
-    /// The inside interface.
-    pub inside: &'a str,
-    /// The port that the proxy listens on.
-    pub port: u16,
-    /// The number of the queue.
-    pub queue: u16,
-}
-
-impl Chain {
-    /// The rules for one gateway.
+impl ChainFormat {
+    /// Its name for `export --format`.
     #[must_use]
-    pub fn filled(&self, places: &Places) -> String {
-        let Places { mark, inside, port, queue } = places;
-        let mark = format!("{mark:#010x}");
-        self.text
-            .replace("{mask}", &mark)
-            .replace("{value}", &mark)
-            .replace("{inside}", inside)
-            .replace("{port}", &port.to_string())
-            .replace("{queue}", &queue.to_string())
-    }
-
-    /// Loads them into `gateway`, for a proxy on `port`.
-    pub(super) fn load(&self, gateway: &Namespace, port: u16) -> Result<()> {
-        self.load_for(gateway, port, MARK)
-    }
-
-    /// As [`Chain::load`], where another mark says direct.
-    pub(super) fn load_for(&self, gateway: &Namespace, port: u16, mark: u32) -> Result<()> {
-        let text = self.filled(&Places { mark, inside: INSIDE, port, queue: QUEUE_NUMBER });
-        if Path::new(self.name).extension().is_some_and(|kind| kind == "nft") {
-            gateway.nft(&text)
-        } else {
-            gateway.iptables(&text)
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "chain-nft",
+            Self::Iptables => "chain-iptables",
         }
+    }
+
+    /// Loads what `export` wrote into `gateway`, and runs what it says has to be run once.
+    ///
+    /// # Errors
+    ///
+    /// The rules or one of the commands are refused, or rules for iptables have no command, which would
+    /// leave them without packets.
+    pub fn load(self, gateway: &Namespace, exported: &str) -> Result<()> {
+        match self {
+            Self::Nft => gateway.nft(exported)?,
+            Self::Iptables => gateway.iptables(exported)?,
+        }
+        let commands: Vec<&str> = exported.lines().filter_map(command).collect();
+        ensure!(
+            self == Self::Nft || !commands.is_empty(),
+            "no chain of iptables leads to {exported}"
+        );
+        commands.into_iter().try_for_each(|command| gateway.run(command).map(drop))
     }
 }
 
-/// Loads the routing that brings what TPROXY takes to a local socket, both families.
-pub(super) fn load_tproxy_routing(gateway: &Namespace) -> Result<()> {
-    for family in ["-4", "-6"] {
-        for line in TPROXY_ROUTING.text.lines() {
-            gateway.run(&format!("ip {family} {line}"))?;
-        }
-    }
-    Ok(())
+/// The command in a line of comment.
+fn command(line: &str) -> Option<&str> {
+    let command = line.strip_prefix("# ")?;
+    let program = command.split(' ').next()?;
+    ["ip", "iptables", "ip6tables"].contains(&program).then_some(command)
 }
-
-/// The queue of the scenarios.
-pub(super) const QUEUE_NUMBER: u16 = 0;

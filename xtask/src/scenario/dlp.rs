@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::chain::{FORWARD, TPROXY_IPTABLES, load_tproxy_routing};
+use super::chain::ChainFormat;
 use super::network::Rest;
 use super::program::{Program, directory};
 use super::site::{Family, OTHER, OUTLOOK, SHAREPOINT, SIGN_IN};
@@ -50,9 +50,7 @@ fn run(stage: &mut Stage) -> Result<()> {
              adaptation_access dlp allow all\n"
         ),
     )?;
-    load_tproxy_routing(&stage.network.gateway)?;
-    TPROXY_IPTABLES.load(&stage.network.gateway, TPROXY_PORT)?;
-    FORWARD.load(&stage.network.gateway, TPROXY_PORT)?;
+    stage.load_chains(ChainFormat::Iptables, &[&format!("tproxy:{TPROXY_PORT}/80"), "drop"])?;
 
     let before = "selected, before the daemon runs";
     let upload = Visit::http(OUTLOOK, Family::V4).uploading(MARKER);

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::chain::FORWARD;
+use super::chain::ChainFormat;
 use super::network::{Rest, inside_addresses};
 use super::site::{Family, OTHER, OUTLOOK, SHAREPOINT, SIGN_IN, Site};
 use super::squid::{PORT, Squid};
@@ -34,7 +34,7 @@ const BY_PROXY: &str = "inspected, certificate of the host";
 
 fn run(stage: &mut Stage) -> Result<()> {
     let squid = Squid::start(stage, "")?;
-    FORWARD.load(&stage.network.gateway, PORT)?;
+    stage.load_chains(ChainFormat::Nft, &["drop"])?;
     let [v4, v6] = inside_addresses().map(|address| SocketAddr::new(address, PORT));
     // Before the daemon runs: a client that goes past its proxy gets nowhere.
     let past = "selected, past the proxy before the daemon runs";

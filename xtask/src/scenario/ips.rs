@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use super::chain::{QUEUE, QUEUE_NUMBER};
+use super::chain::ChainFormat;
 use super::network::Rest;
 use super::program::{Program, directory, settled, text_of, wait_until};
 use super::site::{Family, MEDIA, OTHER, OUTLOOK, SHAREPOINT, SIGN_IN};
@@ -21,6 +21,7 @@ pub(super) const SCRIPT: Script = Script {
 /// What the rule drops.
 const MARKER: &str = "breakout365-marker";
 const HARMLESS: &str = "nothing to hide";
+const QUEUE_NUMBER: u16 = 0;
 
 fn run(stage: &mut Stage) -> Result<()> {
     let files = directory(&stage.files(), "suricata")?;
@@ -54,7 +55,7 @@ fn run(stage: &mut Stage) -> Result<()> {
     let log = files.join("suricata.log");
     suricata.wait(|| Ok(text_of(&log)?.contains("Engine started")))?;
     stage.keep_running(suricata)?;
-    QUEUE.load(&stage.network.gateway, 0)?;
+    stage.load_chains(ChainFormat::Iptables, &[&format!("queue:{QUEUE_NUMBER}")])?;
 
     // Harmless: a flow that is dropped would send again into what is counted next.
     let before = "selected, before the daemon runs";

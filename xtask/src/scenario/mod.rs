@@ -31,7 +31,7 @@ use serde::Serialize;
 
 use crate::testbed::{Interrupt, Owner};
 
-pub use chain::{CHAINS, Chain, Places};
+pub use chain::ChainFormat;
 pub use origin::serve;
 pub use product::Hook;
 pub use report::Report;

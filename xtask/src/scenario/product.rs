@@ -16,7 +16,7 @@ use super::network::{INSIDE, UPLINK, next_hops};
 use super::program::last_lines;
 
 /// Not the default, so that nothing here holds by chance.
-pub(super) const MARK: u32 = 0x1000_0000;
+const MARK: u32 = 0x1000_0000;
 
 /// How the inside interface is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::chain::{FORWARD, TPROXY, load_tproxy_routing};
+use super::chain::ChainFormat;
 use super::network::Rest;
 use super::site::{Family, MEDIA, OTHER, OUTLOOK, SHAREPOINT, SIGN_IN};
 use super::squid::{Squid, TPROXY_PORT};
@@ -16,9 +16,7 @@ const INSPECTED: &str = "inspected, through squid";
 
 fn run(stage: &mut Stage) -> Result<()> {
     let squid = Squid::start(stage, "")?;
-    load_tproxy_routing(&stage.network.gateway)?;
-    TPROXY.load(&stage.network.gateway, TPROXY_PORT)?;
-    FORWARD.load(&stage.network.gateway, TPROXY_PORT)?;
+    stage.load_chains(ChainFormat::Nft, &[&format!("tproxy:{TPROXY_PORT}/80"), "drop"])?;
 
     let before = "selected, before the daemon runs";
     stage.visit_that_shows(&Visit::http(OUTLOOK, Family::V4), before, INSPECTED)?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::testbed::Namespace;
 
-use super::chain::{FORWARD, TPROXY, load_tproxy_routing};
+use super::chain::ChainFormat;
 use super::program::{Program, directory, text_of, wait_until};
 use super::site::{Site, hosts_file};
 use super::{Stage, text};
@@ -30,18 +30,18 @@ pub struct TransparentSquid {
 }
 
 impl TransparentSquid {
-    /// Starts it in `gateway`, with its files in `files`, and loads the rules that lead to it. `mark`
-    /// is the one that says direct.
+    /// The inspectors of its chains, for `export --to`.
+    pub const CHAINS: [&str; 2] = ["tproxy:3129/80", "drop"];
+
+    /// Starts it in `gateway`, with its files in `files`, and loads the rules that lead to it: what
+    /// `export --format chain-nft` writes for [`TransparentSquid::CHAINS`].
     ///
     /// # Errors
     ///
     /// It is not installed or does not start, or the rules are refused.
-    pub fn start(gateway: &Namespace, files: &Path, mark: u32) -> Result<Self> {
+    pub fn start(gateway: &Namespace, files: &Path, chains: &str) -> Result<Self> {
         let (squid, program) = Squid::run(gateway, files, "")?;
-        load_tproxy_routing(gateway)?;
-        for chain in [TPROXY, FORWARD] {
-            chain.load_for(gateway, TPROXY_PORT, mark)?;
-        }
+        ChainFormat::Nft.load(gateway, chains)?;
         Ok(Self { squid, _program: program })
     }
 

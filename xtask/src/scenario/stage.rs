@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::testbed::{BpfFs, Interrupt, Process, Scratch};
 
+use super::chain::ChainFormat;
 use super::network::{Counter, Network};
 use super::origin::{Authority, Origin};
 use super::product::Product;
@@ -80,6 +81,13 @@ impl Stage {
     pub(super) fn keep_running(&mut self, program: Program) -> Result<()> {
         self.programs.push(program);
         self.check()
+    }
+
+    /// Loads the chains that `export` writes for these inspectors into the gateway.
+    pub(super) fn load_chains(&self, format: ChainFormat, to: &[&str]) -> Result<()> {
+        let mut arguments = vec!["--format", format.name()];
+        arguments.extend(to.iter().flat_map(|inspector| ["--to", inspector]));
+        format.load(&self.network.gateway, &self.product.export(&arguments)?)
     }
 
     /// Starts the daemon.

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::chain::{FORWARD, REDIRECT};
+use super::chain::ChainFormat;
 use super::network::Rest;
 use super::program::{Program, directory, text_of, wait_until};
 use super::site::{Family, MEDIA, OTHER, OUTLOOK, SHAREPOINT, SIGN_IN};
@@ -45,8 +45,7 @@ fn run(stage: &mut Stage) -> Result<()> {
             "--showhost",
         ],
     )?;
-    REDIRECT.load(&stage.network.gateway, PORT)?;
-    FORWARD.load(&stage.network.gateway, PORT)?;
+    stage.load_chains(ChainFormat::Nft, &[&format!("redirect:{PORT}"), "drop"])?;
     mitmdump.wait_for_port(&stage.network.gateway, PORT)?;
     stage.keep_running(mitmdump)?;
     stage.trust_too("mitmproxy", &files.join("mitmproxy-ca-cert.pem"))?;

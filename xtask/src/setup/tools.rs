@@ -44,6 +44,7 @@ const SYSTEM: [(&str, &str, &str); 17] = [
     ("bird", "bird2", "a test loads an export"),
     ("prometheus", "prometheus", "a test scrapes the exporter and runs its rules"),
     ("systemd-analyze", "systemd", "a check scores the services"),
+    ("dbus-daemon", "dbus-daemon", "a test has systemd-networkd take a drop-in"),
     (PACPARSER, "python3-pacparser", "a test evaluates an export"),
 ];
 const EMULATOR: [(&str, &str, &str); 2] = [
