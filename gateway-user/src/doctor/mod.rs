@@ -12,6 +12,7 @@ mod hooks;
 mod links;
 mod names;
 mod routing;
+mod running;
 mod system;
 
 pub use facts::{
@@ -26,6 +27,7 @@ pub use gather::{Ask, gather};
 pub fn examine(facts: &Facts) -> Report {
     let families = [
         system::check(facts),
+        running::check(facts),
         links::check(facts),
         hooks::check(facts),
         routing::check(facts),

@@ -88,7 +88,7 @@ fn rule_order(facts: &Facts) -> Vec<Finding> {
         let of_family = || rules.iter().filter(move |rule| rule.family == family);
         let ours = of_family().filter(|rule| rule.ours).count();
         if ours < 2 {
-            let severity = if facts.daemon { Severity::Error } else { Severity::Note };
+            let severity = if facts.runs() { Severity::Error } else { Severity::Note };
             let what = format_args!("{family}: our rules are not there");
             findings.push(Finding::of(check, severity, what).fixed_by("breakout365 status"));
         }
@@ -192,7 +192,7 @@ mod tests {
         let mut facts = Facts::healthy();
         facts.rules = Ok(vec![rule(32_766)]);
         assert_eq!(facts.told(Severity::Error), ["rule-order", "rule-order"]);
-        facts.daemon = false;
+        facts.daemon = Ok(None);
         assert!(facts.told(Severity::Error).is_empty());
     }
 }

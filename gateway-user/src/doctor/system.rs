@@ -5,6 +5,10 @@ use super::{Check, Facts, Finding, Severity};
 /// When the list in the binary was published: no clock that is right shows less.
 const LIST_PUBLISHED: i64 = 1_785_456_000;
 
+/// On the distributions that there are packages for.
+const NEWER_KERNEL: &str =
+    "apt-get install linux-image-$(dpkg --print-architecture) || dnf upgrade kernel";
+
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     vec![
         configuration(facts),
@@ -20,8 +24,9 @@ fn configuration(facts: &Facts) -> Finding {
     let check = Check::Configuration;
     match &facts.config {
         Ok(Some(_)) => Finding::ok(check, "understood"),
-        Ok(None) => Finding::of(check, Severity::Note, "there is none: defaults are assumed"),
-        Err(problem) => Finding::of(check, Severity::Error, problem),
+        Ok(None) => Finding::of(check, Severity::Note, "there is none: defaults are assumed")
+            .fixed_by(facts.edit()),
+        Err(problem) => Finding::of(check, Severity::Error, problem).fixed_by(facts.edit()),
     }
 }
 
@@ -42,7 +47,7 @@ fn kernel(facts: &Facts) -> Finding {
         it if it < (6, 6) => (Severity::Note, "has no TCX (6.6): clsact is used"),
         _ => return Finding::ok(check, release),
     };
-    Finding::of(check, severity, format_args!("{release}: {lacks}"))
+    Finding::of(check, severity, format_args!("{release}: {lacks}")).fixed_by(NEWER_KERNEL)
 }
 
 fn jit(facts: &Facts) -> Finding {
@@ -67,15 +72,21 @@ fn file_system(facts: &Facts) -> Finding {
 
 fn capabilities(facts: &Facts) -> Finding {
     let check = Check::Capabilities;
-    let who = if facts.daemon { "the daemon" } else { "this process" };
+    let who = if facts.runs() { "the daemon" } else { "this process" };
     match &facts.bpf.missing {
         Ok(missing) if missing.is_empty() => Finding::ok(check, format_args!("{who} has them")),
         Ok(missing) => {
             let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
             // Who asks need not be who runs it.
-            let severity = if facts.daemon { Severity::Error } else { Severity::Note };
+            let (severity, fix) = if facts.runs() {
+                // The unit as it is shipped gives them.
+                let fix = "systemctl revert breakout365 && systemctl restart breakout365";
+                (Severity::Error, fix)
+            } else {
+                (Severity::Note, "sudo breakout365 doctor")
+            };
             let what = format_args!("{who} lacks {}", missing.join(" and "));
-            Finding::of(check, severity, what).fixed_by("sudo breakout365 doctor")
+            Finding::of(check, severity, what).fixed_by(fix)
         }
         Err(why_not) => Finding::unseen(check, why_not),
     }
@@ -117,7 +128,7 @@ mod tests {
         assert_eq!(facts.told(Severity::Error), ["kernel", "bpf-file-system", "capabilities"]);
         assert_eq!(facts.told(Severity::Warning), ["bpf-jit"]);
         assert_eq!(facts.told(Severity::Note), ["clock"]);
-        facts.daemon = false;
+        facts.daemon = Ok(None);
         facts.rules = Ok(Vec::new());
         facts.now = 0;
         assert_eq!(facts.told(Severity::Error), ["kernel", "bpf-file-system", "clock"]);
