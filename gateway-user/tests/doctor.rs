@@ -187,10 +187,22 @@ fn strict_filtering_and_a_host_that_does_not_forward_are_errors() {
     let product = gateway.product();
     gateway.site.gateway.sysctl("net/ipv4/conf/up0/rp_filter", "1").unwrap();
     Examined::by(&product).assert_finds("rp-filter", "error", "up0: strict");
+    gateway.run("ip route add default via 10.36.2.2");
+    let examined = Examined::by(&product);
+    examined.assert_finds("rp-filter", "ok", "what is not marked leaves by it too");
+    examined.assert_nothing_above_note();
+    gateway.run("ip route replace unreachable default");
+    Examined::by(&product).assert_finds("rp-filter", "error", "leaves elsewhere");
     gateway.site.gateway.sysctl("net/ipv4/conf/up0/rp_filter", "2").unwrap();
     gateway.site.gateway.sysctl("net/ipv4/ip_forward", "0").unwrap();
     Examined::by(&product).assert_finds("forwarding", "error", "lan0: IPv4");
     gateway.site.gateway.sysctl("net/ipv4/ip_forward", "1").unwrap();
+    gateway.site.gateway.sysctl("net/ipv4/conf/up0/forwarding", "0").unwrap();
+    Examined::by(&product).assert_finds("forwarding", "error", "up0: IPv4");
+    gateway.site.gateway.sysctl("net/ipv4/conf/up0/forwarding", "1").unwrap();
+    // Of no meaning for what is forwarded.
+    gateway.site.gateway.sysctl("net/ipv6/conf/lan0/forwarding", "0").unwrap();
+    Examined::by(&product).assert_nothing_above_note();
     gateway.site.gateway.sysctl("net/ipv6/conf/all/forwarding", "0").unwrap();
     Examined::by(&product).assert_finds("forwarding", "error", "lan0: IPv6");
 }
@@ -326,6 +338,11 @@ fn a_rule_before_ours_is_told() {
     gateway.run("ip rule del priority 100");
     gateway.run("ip -6 rule add from fd99::/16 lookup 99 priority 100");
     Examined::by(&product).assert_finds("rule-order", "note", "ip -6 rule 100");
+    gateway.run("ip -6 rule del priority 100");
+    gateway.run("ip rule add fwmark 0x1/0x1 lookup 99 priority 100");
+    let examined = Examined::by(&product);
+    examined.assert_finds("rule-order", "note", "ip rule 100, fwmark 0x1/0x1");
+    examined.assert_nothing_above_note();
 }
 
 #[test]
@@ -361,6 +378,10 @@ fn without_rights_it_says_what_it_could_not_look_at() {
     }
     let text = String::from_utf8(product.verb(&["doctor", "lan0", "--no-dns"]).stdout).unwrap();
     assert!(text.lines().last().unwrap().starts_with("errors 0, "), "{text}");
+    let config = product.config();
+    let arguments = ["doctor", "lan0", "--no-dns", "--config", config.to_str().unwrap()];
+    let text = String::from_utf8(product.verb(&arguments).stdout).unwrap();
+    assert!(text.contains("rp-filter        not looked at: up0 was not asked about"), "{text}");
 }
 
 #[test]

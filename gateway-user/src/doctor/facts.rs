@@ -27,6 +27,10 @@ pub struct Facts {
     pub metadata: Seen<Option<Metadata>>,
     /// The routing rules.
     pub rules: Seen<Vec<RuleFacts>>,
+    /// Index of the interface by which packets without a mark leave; `None`, by none.
+    pub unmarked_way: Seen<Option<u32>>,
+    /// Flowtables.
+    pub flowtables: Seen<Vec<Flowtable>>,
     /// What the daemon tells; `None`, none runs.
     pub daemon: Seen<Option<Observation>>,
     /// The kill switch and the dead man's; `None`, there is no control map.
@@ -90,8 +94,10 @@ pub struct InterfaceFacts {
     pub pinned: Seen<Option<Attached>>,
     /// Strictest of the interface's and all interfaces' setting.
     pub rp_filter: Seen<u8>,
-    /// Whether it forwards.
+    /// Whether what comes in by it is forwarded.
     pub forwarding: Forwarding,
+    /// What it does with router advertisements; `None`, it has no IPv6.
+    pub advertisements: Option<Advertisements>,
 }
 
 /// A link as rtnetlink tells it.
@@ -129,10 +135,30 @@ pub struct Program {
 /// By family; `None`, the kernel has none of it there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forwarding {
+    /// IPv4 of all interfaces that do not say otherwise.
+    pub v4_at_large: Option<bool>,
     /// IPv4.
     pub v4: Option<bool>,
     /// IPv6.
     pub v6: Option<bool>,
+}
+
+/// Router advertisements and an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertisements {
+    /// `accept_ra`: 0, the kernel leaves them to others; 1, it takes them as a host; 2, always.
+    pub accept: u8,
+    /// Whether the interface is a router's: then 1 is as 0.
+    pub is_router: bool,
+}
+
+/// A flowtable of nftables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flowtable {
+    /// Family, table and name, as `nft` takes them.
+    pub place: String,
+    /// Whether its flows are handed to the card.
+    pub in_hardware: bool,
 }
 
 /// Direct packets that XDP and tc have counted.
@@ -224,7 +250,8 @@ impl Facts {
                 tc: Some("tcx"),
             })),
             rp_filter: Ok(0),
-            forwarding: Forwarding { v4: Some(true), v6: Some(true) },
+            forwarding: Forwarding { v4_at_large: Some(true), v4: Some(true), v6: Some(true) },
+            advertisements: Some(Advertisements { accept: 1, is_router: true }),
         };
         let rule = |family, priority| RuleFacts {
             family,
@@ -252,10 +279,14 @@ impl Facts {
             ],
             metadata: Ok(Some(Metadata { direct: 9, accepted: 9, ..Metadata::default() })),
             rules: Ok(vec![rule(V4, 365), rule(V4, 366), rule(V6, 365), rule(V6, 366)]),
+            // The inspection chain's.
+            unmarked_way: Ok(Some(4)),
+            flowtables: Ok(Vec::new()),
             daemon: Ok(Some(observation())),
             switches: Ok(Some(Switches { on: true, deadline: Some(60), inspecting: None })),
             marks: Looked {
                 ruleset: Some(serde_json::json!({ "nftables": [] })),
+                has_nft: Some(true),
                 ..Looked::default()
             },
             habits: Habits::default(),
@@ -348,6 +379,7 @@ mod tests {
         facts.metadata = Err(no());
         facts.rules = Err(no());
         facts.clock = Err(no());
+        facts.flowtables = Err(no());
         facts.dns = Err(no());
         facts.marks = Looked { unseen: vec![no()], ..Looked::default() };
         for interface in &mut facts.interfaces {
@@ -358,6 +390,7 @@ mod tests {
             interface.pinned = Err(no());
             interface.rp_filter = Err(no());
             interface.forwarding = Forwarding::default();
+            interface.advertisements = None;
         }
         let seen: BTreeSet<_> = facts.told(Severity::Ok).into_iter().collect();
         let expected = [
@@ -372,6 +405,8 @@ mod tests {
             "vlan",
             "foreign-xdp",
             "mtu",
+            // None is needed: a next hop is given.
+            "router-advertisements",
             "networkd",
             "network-manager",
         ];

@@ -83,10 +83,12 @@ checks! {
     ForeignXdp = "foreign-xdp", "an interface has one native XDP program; what is there stays";
     ForeignTc = "foreign-tc", "who runs before us may take packets or their marks away";
     Forwarding = "forwarding", "a host that does not forward has no direct traffic";
+    RouterAdvertisements = "router-advertisements", "a router takes none, and with them no default route, unless it is told to";
     RpFilter = "rp-filter", "strict filtering drops replies that come in by the direct uplink";
     RuleOrder = "rule-order", "a rule that is looked at before ours routes marked packets its own way";
     Networkd = "networkd", "systemd-networkd removes rules and routes that it does not know";
     NetworkManager = "network-manager", "NetworkManager clears the routes of a device it takes down";
+    Nft = "nft", "the way out is kept by an nftables table, which nft puts in place";
     MarkCollision = "mark-collision", "one bit with two meanings sends traffic where nobody wants it";
     FlowOffload = "flow-offload", "offloaded flows are forwarded past netfilter, and in hardware past us";
     Clock = "clock", "certificates, ages of lists and days of additions are told by it";

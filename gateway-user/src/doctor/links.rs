@@ -1,6 +1,6 @@
 //! What kind of link an interface is, and what the card does to packets before XDP sees them.
 
-use super::system::version;
+use super::system::has_fragments;
 use super::{Check, Facts, Finding, InterfaceFacts, Link, Role, Severity};
 use crate::config::{Action, HookMode};
 
@@ -169,7 +169,7 @@ fn mtu(facts: &Facts, interface: &InterfaceFacts, hook: HookMode, link: &Link) -
     if mtu <= ONE_BUFFER || hook == HookMode::Tc {
         return Finding::ok(check, format_args!("{name}: {mtu}"));
     }
-    let has_frags = version(&facts.bpf.release).is_some_and(|version| version >= (5, 18));
+    let has_frags = has_fragments(facts);
     match &interface.xdp_features {
         Ok(features) if has_frags && features & RX_SG != 0 => {
             Finding::ok(check, format_args!("{name}: {mtu}, with fragments"))

@@ -16,8 +16,8 @@ mod running;
 mod system;
 
 pub use facts::{
-    BpfFacts, DnsAnswer, Facts, Forwarding, Habits, InterfaceFacts, Link, Metadata, Program, Role,
-    Seen,
+    Advertisements, BpfFacts, DnsAnswer, Facts, Flowtable, Forwarding, Habits, InterfaceFacts,
+    Link, Metadata, Program, Role, Seen,
 };
 pub use finding::{Check, Finding, Report, Severity};
 pub use gather::{Ask, gather};

@@ -31,7 +31,7 @@ fn configuration(facts: &Facts) -> Finding {
 }
 
 /// Major and minor number.
-pub(super) fn version(release: &str) -> Option<(u32, u32)> {
+fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
@@ -41,13 +41,30 @@ fn kernel(facts: &Facts) -> Finding {
     let Some(version) = version(release) else {
         return Finding::unseen(check, format_args!("{release:?} has no version in it"));
     };
-    let (severity, lacks) = match version {
-        it if it < (5, 10) => (Severity::Error, "needs 5.10 or newer"),
-        it if it < (5, 18) => (Severity::Note, "has no XDP with fragments (5.18) and no TCX (6.6)"),
-        it if it < (6, 6) => (Severity::Note, "has no TCX (6.6): clsact is used"),
-        _ => return Finding::ok(check, release),
-    };
-    Finding::of(check, severity, format_args!("{release}: {lacks}")).fixed_by(NEWER_KERNEL)
+    if version < (5, 10) {
+        let what = format_args!("{release}: needs 5.10 or newer");
+        return Finding::of(check, Severity::Error, what).fixed_by(NEWER_KERNEL);
+    }
+    let mut lacks = Vec::new();
+    if !has_fragments(facts) {
+        lacks.push("no XDP with fragments (5.18)");
+    }
+    // Where it is asked, a kernel that has it answers, whatever its number.
+    if version < (6, 6) && facts.interfaces.iter().all(|interface| interface.tcx.is_err()) {
+        lacks.push("no TCX (6.6), so that clsact is used");
+    }
+    if lacks.is_empty() {
+        return Finding::ok(check, release);
+    }
+    let what = format_args!("{release}: has {}", lacks.join(" and "));
+    Finding::of(check, Severity::Note, what).fixed_by(NEWER_KERNEL)
+}
+
+/// Whether XDP may have packets of several buffers. A kernel that tells the features of drivers (6.3) has
+/// it, whatever its number: distributions bring new code to old numbers.
+pub(super) fn has_fragments(facts: &Facts) -> bool {
+    version(&facts.bpf.release).is_some_and(|version| version >= (5, 18))
+        || facts.interfaces.iter().any(|interface| interface.xdp_features.is_ok())
 }
 
 fn jit(facts: &Facts) -> Finding {
@@ -115,6 +132,18 @@ mod tests {
         assert_eq!(version("6.1.0-32-amd64"), Some((6, 1)));
         assert_eq!(version("5.10"), Some((5, 10)));
         assert_eq!(version("unknown"), None);
+    }
+
+    #[test]
+    fn a_kernel_is_judged_by_what_it_can_where_that_is_seen() {
+        let mut facts = Facts::healthy();
+        facts.bpf.release = "5.14.0-503.el9".into();
+        assert!(facts.told(Severity::Ok).contains(&"kernel"));
+        for interface in &mut facts.interfaces {
+            interface.tcx = Err("EINVAL".into());
+            interface.xdp_features = Err("no family".into());
+        }
+        assert!(facts.told(Severity::Note).contains(&"kernel"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Looks at this machine. Nothing is changed, and what cannot be looked at is said.
 
 mod clock;
+mod flowtables;
 mod genetlink;
 mod habits;
 mod links;
@@ -17,7 +18,7 @@ use jiff::Timestamp;
 use super::{Facts, InterfaceFacts, Metadata, Role, Seen};
 use crate::config::{self, Config, HookMode, Mark};
 use crate::datapath::{Control, DatapathError, Loaded, Pins, attached, xdp_features};
-use crate::egress::rules;
+use crate::egress::{reverse_path_filter, rules, unmarked_way};
 use crate::marks::{Looked, Ours, look};
 use crate::observe::{self, Observation, Switches};
 
@@ -50,6 +51,8 @@ pub async fn gather(ask: &Ask) -> Facts {
     let ours = known.map_or(Ours { mark: Mark::default(), decided: 0 }, Ours::of);
     let seen_rules = rules.clone().unwrap_or_default();
     let marks = tokio::task::spawn_blocking(move || look(&seen_rules, ours)).await;
+    let marks = marks
+        .unwrap_or_else(|error| Looked { unseen: vec![error.to_string()], ..Looked::default() });
     let interfaces = interfaces(known, &ask.interfaces, &pins).await;
     let dns = match (ask.dns, known) {
         (false, _) => Err("left out by --no-dns".to_owned()),
@@ -64,10 +67,9 @@ pub async fn gather(ask: &Ask) -> Facts {
         rules,
         switches: switches(&pins, told),
         daemon,
-        marks: marks.unwrap_or_else(|error| Looked {
-            unseen: vec![error.to_string()],
-            ..Looked::default()
-        }),
+        unmarked_way: unmarked_way().await.map_err(|error| error.to_string()),
+        flowtables: flowtables::read(&marks),
+        marks,
         habits,
         clock: clock::is_synchronised(),
         now: Timestamp::now().as_second(),
@@ -142,8 +144,9 @@ async fn interfaces(
                 .as_ref()
                 .map_err(Clone::clone)
                 .map(|hooks| hooks.iter().find(|hook| Some(hook.ifindex) == index).cloned()),
-            rp_filter: settings::rp_filter(&name),
+            rp_filter: reverse_path_filter(&name),
             forwarding: settings::forwarding(&name),
+            advertisements: settings::advertisements(&name),
             name,
             role,
             link,
