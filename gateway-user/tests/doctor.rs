@@ -5,14 +5,17 @@
 
 mod support;
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Output;
 
 use aya::programs::LinkOrder;
 use aya::programs::tc::{TcAttachType, qdisc_add_clsact};
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::foreign::Foreign;
+use support::foreign::{Foreign, tcx_programs};
 use support::product::{Product, with_hook};
-use support::{LAN, Site};
+use support::{LAN, Site, wait_until};
 use xtask::testbed::{End, Namespace, Offloads, link};
 
 const UPLINK: &str = "up0";
@@ -22,7 +25,7 @@ const EGRESS: &str =
 /// A gateway with an uplink.
 struct Gateway {
     site: Site,
-    _direct: Namespace,
+    direct: Namespace,
 }
 
 impl Gateway {
@@ -41,7 +44,7 @@ impl Gateway {
         )
         .unwrap();
         site.gateway.forward().unwrap();
-        Self { site, _direct: direct }
+        Self { site, direct }
     }
 
     fn product(&self) -> Product<'_> {
@@ -70,6 +73,12 @@ impl Examined {
         let report: Value = serde_json::from_slice(&stdout)
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&stderr)));
         let findings = report["findings"].as_array().unwrap().clone();
+        for finding in &findings {
+            let is_complete = finding["severity"] == "ok"
+                || finding["seen"] == false
+                || finding["fix"].is_string();
+            assert!(is_complete, "no command: {finding:#}");
+        }
         Self { code: status.code(), findings }
     }
 
@@ -87,6 +96,12 @@ impl Examined {
             _ => return,
         };
         assert_eq!(self.code, Some(code), "{:#?}", self.findings);
+    }
+
+    /// What mends what was found first of `id`.
+    fn fix_of(&self, id: &str) -> &str {
+        let finding = self.findings.iter().find(|finding| finding["id"] == id).unwrap();
+        finding["fix"].as_str().unwrap()
     }
 
     fn assert_nothing_above_note(&self) {
@@ -117,8 +132,53 @@ fn on_a_healthy_gateway_nothing_is_above_a_note() {
     examined.assert_finds("mark-collision", "ok", "nobody else");
     examined.assert_finds("rule-order", "ok", "first");
     examined.assert_finds("capabilities", "ok", "the daemon");
+    examined.assert_finds("daemon", "ok", "generation 1 is published");
+    examined.assert_finds("kill-switch", "ok", "on");
+    examined.assert_finds("deadline", "ok", " s are left");
+    examined.assert_finds("feed", "ok", " serves");
+    examined.assert_finds("uplink", "ok", "up0: ipv4 is up");
+    examined.assert_finds("uplink", "ok", "up0: ipv6 is up");
+    examined.assert_finds("hook", "ok", "lan0 (native xdp + tcx)");
     examined.assert_finds("dns", "note", "--no-dns");
     daemon.terminate();
+}
+
+#[test]
+fn whatever_keeps_traffic_from_going_direct_is_an_error() {
+    let gateway = Gateway::new();
+    let product = gateway.product();
+    product.configure(&format!("deadline = \"5s\"\n{}{EGRESS}", with_hook(LAN, "auto")));
+    let daemon = product.start();
+    gateway.run("nft delete table inet watch");
+    Examined::by(&product).assert_nothing_above_note();
+    product.text(&["off"]);
+    Examined::by(&product).assert_finds("kill-switch", "error", "nothing goes direct");
+    product.text(&["on"]);
+    gateway.direct.run("ip link set in0 down").unwrap();
+    wait_until("the uplink is down", || {
+        product.status()["daemon"]["egress"]["families"][0]["state"] == "down"
+    });
+    let examined = Examined::by(&product);
+    examined.assert_finds("interface", "error", "up0: it has no carrier");
+    examined.assert_finds("uplink", "error", "ipv4 is down (no_carrier)");
+    gateway.direct.run("ip link set in0 up").unwrap();
+    daemon.end(Signal::SIGKILL);
+    Examined::by(&product).assert_finds("daemon", "warning", "nobody looks after");
+    wait_until("the deadline passes", || {
+        product.status()["switches"]["inspecting"] == "daemon_gone"
+    });
+    Examined::by(&product).assert_finds("deadline", "error", "it has passed");
+    // Nothing else holds the link.
+    fs::remove_file(tcx_pin(&gateway)).unwrap();
+    wait_until("the program is gone", || tcx_programs(&gateway.site.gateway, LAN).is_empty());
+    Examined::by(&product).assert_finds("hook", "error", "our tc program is gone");
+}
+
+/// What holds our TCX program.
+fn tcx_pin(gateway: &Gateway) -> PathBuf {
+    let pins = fs::read_dir(gateway.site.bpffs.pins()).unwrap();
+    let mut paths = pins.map(|entry| entry.unwrap().path());
+    paths.find(|path| path.to_str().unwrap().ends_with("-tc")).unwrap()
 }
 
 #[test]
@@ -127,10 +187,22 @@ fn strict_filtering_and_a_host_that_does_not_forward_are_errors() {
     let product = gateway.product();
     gateway.site.gateway.sysctl("net/ipv4/conf/up0/rp_filter", "1").unwrap();
     Examined::by(&product).assert_finds("rp-filter", "error", "up0: strict");
+    gateway.run("ip route add default via 10.36.2.2");
+    let examined = Examined::by(&product);
+    examined.assert_finds("rp-filter", "ok", "what is not marked leaves by it too");
+    examined.assert_nothing_above_note();
+    gateway.run("ip route replace unreachable default");
+    Examined::by(&product).assert_finds("rp-filter", "error", "leaves elsewhere");
     gateway.site.gateway.sysctl("net/ipv4/conf/up0/rp_filter", "2").unwrap();
     gateway.site.gateway.sysctl("net/ipv4/ip_forward", "0").unwrap();
     Examined::by(&product).assert_finds("forwarding", "error", "lan0: IPv4");
     gateway.site.gateway.sysctl("net/ipv4/ip_forward", "1").unwrap();
+    gateway.site.gateway.sysctl("net/ipv4/conf/up0/forwarding", "0").unwrap();
+    Examined::by(&product).assert_finds("forwarding", "error", "up0: IPv4");
+    gateway.site.gateway.sysctl("net/ipv4/conf/up0/forwarding", "1").unwrap();
+    // Of no meaning for what is forwarded.
+    gateway.site.gateway.sysctl("net/ipv6/conf/lan0/forwarding", "0").unwrap();
+    Examined::by(&product).assert_nothing_above_note();
     gateway.site.gateway.sysctl("net/ipv6/conf/all/forwarding", "0").unwrap();
     Examined::by(&product).assert_finds("forwarding", "error", "lan0: IPv6");
 }
@@ -147,15 +219,25 @@ fn programs_of_others_are_named_where_they_stand() {
     drop(link);
     let mut foreign = Foreign::load();
     let link = foreign.attach_tcx(namespace, LAN, LinkOrder::first());
-    Examined::by(&product).assert_finds("foreign-tc", "warning", "runs before us");
+    let before = Examined::by(&product);
+    before.assert_finds("foreign-tc", "warning", "runs before us");
+    assert_eq!(
+        before.fix_of("foreign-tc"),
+        "systemctl stop breakout365 && breakout365 down && systemctl start breakout365"
+    );
+    daemon.terminate();
+    product.json(&["down"]);
+    let daemon = product.start();
+    Examined::by(&product).assert_finds("foreign-tc", "note", "runs behind us");
     drop(link);
     namespace.enter(|| qdisc_add_clsact(LAN)).unwrap().unwrap();
     let mut foreign = Foreign::load();
     let filter = foreign.attach_filter(namespace, LAN, TcAttachType::Ingress);
-    Examined::by(&product).assert_finds("foreign-tc", "note", "is at the ingress");
-    drop(filter);
+    Examined::by(&product).assert_finds("foreign-tc", "note", "foreign_tc runs behind us");
     daemon.terminate();
     product.json(&["down"]);
+    Examined::by(&product).assert_finds("foreign-tc", "note", "at the ingress, and we are not");
+    drop(filter);
     let mut foreign = Foreign::load();
     let link = foreign.attach_xdp(namespace, LAN, aya::programs::xdp::XdpMode::Driver);
     Examined::by(&product).assert_finds("foreign-xdp", "warning", "foreign_xdp");
@@ -174,7 +256,7 @@ fn vlans_whose_tags_are_hidden_are_told_where_the_kernel_has_vlans() {
     }
     Examined::by(&product).assert_finds("vlan", "note", "lan0.7 on it");
     gateway.run("ethtool -K lan0 rxvlan on");
-    Examined::by(&product).assert_finds("vlan-offload", "warning", "takes off the tags");
+    Examined::by(&product).assert_finds("vlan-offload", "note", "takes off the tags");
     gateway.run("ethtool -K lan0 rxvlan off");
     Examined::by(&product).assert_finds("vlan-offload", "ok", "no tag");
 }
@@ -256,6 +338,11 @@ fn a_rule_before_ours_is_told() {
     gateway.run("ip rule del priority 100");
     gateway.run("ip -6 rule add from fd99::/16 lookup 99 priority 100");
     Examined::by(&product).assert_finds("rule-order", "note", "ip -6 rule 100");
+    gateway.run("ip -6 rule del priority 100");
+    gateway.run("ip rule add fwmark 0x1/0x1 lookup 99 priority 100");
+    let examined = Examined::by(&product);
+    examined.assert_finds("rule-order", "note", "ip rule 100, fwmark 0x1/0x1");
+    examined.assert_nothing_above_note();
 }
 
 #[test]
@@ -291,6 +378,10 @@ fn without_rights_it_says_what_it_could_not_look_at() {
     }
     let text = String::from_utf8(product.verb(&["doctor", "lan0", "--no-dns"]).stdout).unwrap();
     assert!(text.lines().last().unwrap().starts_with("errors 0, "), "{text}");
+    let config = product.config();
+    let arguments = ["doctor", "lan0", "--no-dns", "--config", config.to_str().unwrap()];
+    let text = String::from_utf8(product.verb(&arguments).stdout).unwrap();
+    assert!(text.contains("rp-filter        not looked at: up0 was not asked about"), "{text}");
 }
 
 #[test]

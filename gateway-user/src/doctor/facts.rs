@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use crate::config::{Config, HookMode};
+use crate::datapath::Attached;
 use crate::marks::{Looked, RuleFacts};
+use crate::observe::{Observation, Switches};
 
 /// Something that was looked at, or why it could not be.
 pub type Seen<T> = Result<T, String>;
@@ -14,6 +17,8 @@ pub type Seen<T> = Result<T, String>;
 pub struct Facts {
     /// The configuration; `None`, there is none where it is looked for.
     pub config: Seen<Option<Config>>,
+    /// Where it is looked for.
+    pub config_path: PathBuf,
     /// The kernel and the BPF side of the system.
     pub bpf: BpfFacts,
     /// The interfaces that are asked about.
@@ -22,8 +27,14 @@ pub struct Facts {
     pub metadata: Seen<Option<Metadata>>,
     /// The routing rules.
     pub rules: Seen<Vec<RuleFacts>>,
-    /// Whether a daemon runs.
-    pub daemon: bool,
+    /// Index of the interface by which packets without a mark leave; `None`, by none.
+    pub unmarked_way: Seen<Option<u32>>,
+    /// Flowtables.
+    pub flowtables: Seen<Vec<Flowtable>>,
+    /// What the daemon tells; `None`, none runs.
+    pub daemon: Seen<Option<Observation>>,
+    /// The kill switch and the dead man's; `None`, there is no control map.
+    pub switches: Seen<Option<Switches>>,
     /// What others do with marks, and their ruleset.
     pub marks: Looked,
     /// Programs that manage networks.
@@ -77,12 +88,16 @@ pub struct InterfaceFacts {
     pub driver: Seen<String>,
     /// Programs at the TCX ingress, in the order they run.
     pub tcx: Seen<Vec<Program>>,
-    /// Filters at the ingress of clsact.
+    /// Filters at the ingress of clsact, in the order they run, behind all of `tcx`.
     pub filters: Seen<Vec<Program>>,
+    /// What we have pinned for it; `None`, nothing.
+    pub pinned: Seen<Option<Attached>>,
     /// Strictest of the interface's and all interfaces' setting.
     pub rp_filter: Seen<u8>,
-    /// Whether it forwards.
+    /// Whether what comes in by it is forwarded.
     pub forwarding: Forwarding,
+    /// What it does with router advertisements; `None`, it has no IPv6.
+    pub advertisements: Option<Advertisements>,
 }
 
 /// A link as rtnetlink tells it.
@@ -96,6 +111,10 @@ pub struct Link {
     pub is_ethernet: bool,
     /// In bytes.
     pub mtu: u32,
+    /// Whether it is set up.
+    pub is_up: bool,
+    /// Whether it has a carrier (`IFF_LOWER_UP`, which does not wait for the kernel to look at links).
+    pub has_carrier: bool,
     /// What it is a member of: name and kind.
     pub member_of: Option<(String, String)>,
     /// VLANs on top of it.
@@ -116,10 +135,30 @@ pub struct Program {
 /// By family; `None`, the kernel has none of it there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forwarding {
+    /// IPv4 of all interfaces that do not say otherwise.
+    pub v4_at_large: Option<bool>,
     /// IPv4.
     pub v4: Option<bool>,
     /// IPv6.
     pub v6: Option<bool>,
+}
+
+/// Router advertisements and an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertisements {
+    /// `accept_ra`: 0, the kernel leaves them to others; 1, it takes them as a host; 2, always.
+    pub accept: u8,
+    /// Whether the interface is a router's: then 1 is as 0.
+    pub is_router: bool,
+}
+
+/// A flowtable of nftables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flowtable {
+    /// Family, table and name, as `nft` takes them.
+    pub place: String,
+    /// Whether its flows are handed to the card.
+    pub in_hardware: bool,
 }
 
 /// Direct packets that XDP and tc have counted.
@@ -127,6 +166,8 @@ pub struct Forwarding {
 pub struct Metadata {
     /// Decided by XDP.
     pub direct: u64,
+    /// Of those, sent to the uplink by XDP: they need no proposal.
+    pub redirected: u64,
     /// Proposals that the driver had no room for.
     pub unsupported: u64,
     /// Proposals that tc took.
@@ -161,6 +202,17 @@ impl Facts {
         })
     }
 
+    /// Whether a daemon runs, as far as was seen.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.daemon, Ok(Some(_)))
+    }
+
+    /// What opens the configuration and takes it into use.
+    pub(super) fn edit(&self) -> String {
+        let path = self.config_path.display();
+        format!("${{EDITOR:-vi}} {path} && systemctl reload breakout365")
+    }
+
     /// The configuration, where it is there and understood.
     pub(super) fn config(&self) -> Option<&Config> {
         self.config.as_ref().ok()?.as_ref()
@@ -177,14 +229,29 @@ impl Facts {
         let interface = |name: &str, role, index| InterfaceFacts {
             name: name.into(),
             role,
-            link: Ok(Some(Link { index, is_ethernet: true, mtu: 1500, ..Link::default() })),
+            link: Ok(Some(Link {
+                index,
+                is_ethernet: true,
+                mtu: 1500,
+                is_up: true,
+                has_carrier: true,
+                xdp: vec![Program { name: "native program b365_xdp_frags".into(), ours: true }],
+                ..Link::default()
+            })),
             offloads: Ok(BTreeMap::new()),
             xdp_features: Ok(0x7f),
             driver: Ok("ice".into()),
             tcx: Ok(vec![Program { name: "b365_tc_xdp".into(), ours: true }]),
             filters: Ok(Vec::new()),
+            pinned: Ok(Some(Attached {
+                interface: Some(name.into()),
+                ifindex: index,
+                xdp: Some("native"),
+                tc: Some("tcx"),
+            })),
             rp_filter: Ok(0),
-            forwarding: Forwarding { v4: Some(true), v6: Some(true) },
+            forwarding: Forwarding { v4_at_large: Some(true), v4: Some(true), v6: Some(true) },
+            advertisements: Some(Advertisements { accept: 1, is_router: true }),
         };
         let rule = |family, priority| RuleFacts {
             family,
@@ -198,6 +265,7 @@ impl Facts {
         };
         Self {
             config: Ok(Some(config)),
+            config_path: "/etc/breakout365/config.toml".into(),
             bpf: BpfFacts {
                 release: "6.18.0".into(),
                 jit: Ok(1),
@@ -209,11 +277,16 @@ impl Facts {
                 interface("lan0", Role::Inside(HookMode::Auto), 2),
                 interface("wan0", Role::Uplink, 3),
             ],
-            metadata: Ok(Some(Metadata { direct: 9, unsupported: 0, accepted: 9 })),
+            metadata: Ok(Some(Metadata { direct: 9, accepted: 9, ..Metadata::default() })),
             rules: Ok(vec![rule(V4, 365), rule(V4, 366), rule(V6, 365), rule(V6, 366)]),
-            daemon: true,
+            // The inspection chain's.
+            unmarked_way: Ok(Some(4)),
+            flowtables: Ok(Vec::new()),
+            daemon: Ok(Some(observation())),
+            switches: Ok(Some(Switches { on: true, deadline: Some(60), inspecting: None })),
             marks: Looked {
                 ruleset: Some(serde_json::json!({ "nftables": [] })),
+                has_nft: Some(true),
                 ..Looked::default()
             },
             habits: Habits::default(),
@@ -226,12 +299,55 @@ impl Facts {
         }
     }
 
-    /// What the checks say of these facts with this severity.
+    /// What the checks say of these facts with this severity. Whoever spoils facts asserts by it that
+    /// every finding comes with a command.
     #[cfg(test)]
     pub(super) fn told(&self, severity: super::Severity) -> Vec<&'static str> {
         let report = super::examine(self);
+        for finding in &report.findings {
+            let is_complete =
+                finding.severity == super::Severity::Ok || !finding.seen || finding.fix.is_some();
+            assert!(is_complete, "no command: {finding:?}");
+        }
         let found = report.findings.iter().filter(|finding| finding.severity == severity);
         found.map(|finding| finding.check.name()).collect()
+    }
+}
+
+/// What a daemon tells on which all is well.
+#[cfg(test)]
+fn observation() -> Observation {
+    use crate::observe::{EgressState, FamilyState, FeedState};
+
+    let family = |family: &str| FamilyState {
+        family: family.into(),
+        state: "up".into(),
+        reason: None,
+        since: "2027-01-15T08:00:00Z".into(),
+        transitions: 0,
+        probe_rtt_seconds: None,
+        probes_answered: 0,
+        probes_failed: 0,
+    };
+    let egress = EgressState {
+        interface: "wan0".into(),
+        gateway4: Some("192.0.2.1".parse().unwrap()),
+        gateway6: Some("fe80::1".parse().unwrap()),
+        table: 365,
+        priority: 365,
+        put_back: 0,
+        problem: None,
+        on_failure: "inspect".into(),
+        families: vec![family("ipv4"), family("ipv6")],
+        flows_ended: BTreeMap::new(),
+    };
+    let serving = crate::feed::embedded().unwrap().identity();
+    Observation {
+        started: "2027-01-15T08:00:00Z".into(),
+        generation: Some(1),
+        feed: FeedState { serving: Some(serving), ..FeedState::default() },
+        egress: Some(egress),
+        ..Observation::default()
     }
 }
 
@@ -258,9 +374,12 @@ mod tests {
         facts.bpf.jit = Err(no());
         facts.bpf.file_system = Err(no());
         facts.bpf.missing = Err(no());
+        facts.daemon = Err(no());
+        facts.switches = Err(no());
         facts.metadata = Err(no());
         facts.rules = Err(no());
         facts.clock = Err(no());
+        facts.flowtables = Err(no());
         facts.dns = Err(no());
         facts.marks = Looked { unseen: vec![no()], ..Looked::default() };
         for interface in &mut facts.interfaces {
@@ -268,13 +387,17 @@ mod tests {
             interface.xdp_features = Err(no());
             interface.tcx = Err(no());
             interface.filters = Err(no());
+            interface.pinned = Err(no());
             interface.rp_filter = Err(no());
             interface.forwarding = Forwarding::default();
+            interface.advertisements = None;
         }
         let seen: BTreeSet<_> = facts.told(Severity::Ok).into_iter().collect();
         let expected = [
             "configuration",
             "kernel",
+            // As it is configured.
+            "mode",
             "interface",
             "link-layer",
             "bond",
@@ -282,6 +405,8 @@ mod tests {
             "vlan",
             "foreign-xdp",
             "mtu",
+            // None is needed: a next hop is given.
+            "router-advertisements",
             "networkd",
             "network-manager",
         ];

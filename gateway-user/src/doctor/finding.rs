@@ -63,6 +63,12 @@ checks! {
     BpfJit = "bpf-jit", "interpreted programs cost every packet many times as much";
     BpfFileSystem = "bpf-file-system", "what is published is pinned there and outlives the daemon";
     Capabilities = "capabilities", "without them nothing can be loaded or attached";
+    Daemon = "daemon", "it keeps list, way out and sign of life; what it last published stays without it";
+    Mode = "mode", "in shadow, traffic is counted as direct and inspected";
+    KillSwitch = "kill-switch", "while it is off, everything is inspected";
+    Deadline = "deadline", "once it has passed, everything is inspected until a daemon runs again";
+    Feed = "feed", "the list says what goes direct; an old one lacks what Microsoft has added since";
+    Uplink = "uplink", "direct traffic leaves by it, or is inspected";
     Interface = "interface", "what comes in by an interface that is not there is not classified";
     LinkLayer = "link-layer", "packets without an Ethernet header cannot be classified as such";
     Bond = "bond", "what comes in by another member of a bond would not be classified";
@@ -73,13 +79,16 @@ checks! {
     Lro = "lro", "packets that the card has merged do not fit XDP, and most drivers refuse it then";
     Mtu = "mtu", "a packet longer than a page needs XDP with fragments";
     VlanOffload = "vlan-offload", "tags that the card has taken off are hidden from XDP";
+    Hook = "hook", "what comes in by an interface without our programs is inspected";
     ForeignXdp = "foreign-xdp", "an interface has one native XDP program; what is there stays";
     ForeignTc = "foreign-tc", "who runs before us may take packets or their marks away";
     Forwarding = "forwarding", "a host that does not forward has no direct traffic";
+    RouterAdvertisements = "router-advertisements", "a router takes none, and with them no default route, unless it is told to";
     RpFilter = "rp-filter", "strict filtering drops replies that come in by the direct uplink";
     RuleOrder = "rule-order", "a rule that is looked at before ours routes marked packets its own way";
     Networkd = "networkd", "systemd-networkd removes rules and routes that it does not know";
     NetworkManager = "network-manager", "NetworkManager clears the routes of a device it takes down";
+    Nft = "nft", "the way out is kept by an nftables table, which nft puts in place";
     MarkCollision = "mark-collision", "one bit with two meanings sends traffic where nobody wants it";
     FlowOffload = "flow-offload", "offloaded flows are forwarded past netfilter, and in hardware past us";
     Clock = "clock", "certificates, ages of lists and days of additions are told by it";
@@ -106,7 +115,8 @@ pub struct Finding {
     pub what: String,
     /// Why it matters, one line.
     pub why: &'static str,
-    /// A command that mends it.
+    /// A command that mends it or shows more of it. What is above ok has one, but for what could not be
+    /// looked at: there, `what` says why.
     pub fix: Option<String>,
 }
 

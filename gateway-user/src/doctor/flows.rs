@@ -1,12 +1,11 @@
 //! Marks that others use, and flows that are forwarded past netfilter.
 
-use serde_json::Value;
-
-use super::{Check, Facts, Finding, Severity};
+use super::{Check, Facts, Finding, Flowtable, Severity};
 use crate::marks::Use;
 
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
-    let mut findings = collisions(facts);
+    let mut findings = vec![nft(facts)];
+    findings.extend(collisions(facts));
     findings.extend(offload(facts));
     findings
 }
@@ -37,48 +36,62 @@ fn collisions(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+fn nft(facts: &Facts) -> Finding {
+    let check = Check::Nft;
+    match facts.marks.has_nft {
+        Some(true) => return Finding::ok(check, "there is one"),
+        Some(false) => {}
+        None => return Finding::unseen(check, "it could not be run"),
+    }
+    let has_egress = facts.config().is_some_and(|config| config.egress.is_some());
+    let (severity, what) = if has_egress {
+        (Severity::Error, "there is none here, and [egress] needs it")
+    } else {
+        (Severity::Note, "there is none here; without [egress] none is needed")
+    };
+    Finding::of(check, severity, what).fixed_by("apt-get install nftables || dnf install nftables")
+}
+
 fn offload(facts: &Facts) -> Vec<Finding> {
     let check = Check::FlowOffload;
-    let Some(ruleset) = &facts.marks.ruleset else {
-        return vec![Finding::unseen(check, "the nftables rules could not be listed")];
+    let tables = match &facts.flowtables {
+        Ok(tables) if tables.is_empty() => return vec![Finding::ok(check, "no flowtable")],
+        Ok(tables) => tables,
+        Err(why_not) => return vec![Finding::unseen(check, why_not)],
     };
-    let objects = ruleset["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let tables: Vec<&Value> = objects.iter().filter_map(|object| object.get("flowtable")).collect();
-    if tables.is_empty() {
-        return vec![Finding::ok(check, "no flowtable")];
-    }
-    let told = tables.into_iter().map(|table| {
-        let text = |key: &str| table[key].as_str().unwrap_or("?");
-        let (family, of, name) = (text("family"), text("table"), text("name"));
-        let is_hardware = table["flags"].to_string().contains("offload");
-        let (severity, where_to) = if is_hardware {
+    let told = tables.iter().map(|Flowtable { place, in_hardware }| {
+        let (severity, where_to) = if *in_hardware {
             (Severity::Warning, "in hardware: neither XDP nor tc sees its flows")
         } else {
             (Severity::Note, "in software: its flows keep the route they had")
         };
-        let what = format_args!("flowtable {name} of {family} {of} forwards {where_to}");
-        Finding::of(check, severity, what)
-            .fixed_by(format!("nft list flowtable {family} {of} {name}"))
+        let what = format_args!("flowtable {place} forwards {where_to}");
+        Finding::of(check, severity, what).fixed_by(format!("nft list flowtable {place}"))
     });
     told.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::marks::{Collision, MarkOf};
 
     #[test]
     fn flowtables_are_told_by_where_they_forward() {
         let mut facts = Facts::healthy();
-        let mut table = json!({ "family": "inet", "table": "t", "name": "f", "hook": "ingress" });
-        facts.marks.ruleset = Some(json!({ "nftables": [{ "flowtable": table }] }));
-        assert_eq!(facts.told(Severity::Note), ["flow-offload"]);
-        table["flags"] = json!(["offload"]);
-        facts.marks.ruleset = Some(json!({ "nftables": [{ "flowtable": table }] }));
-        assert_eq!(facts.told(Severity::Warning), ["flow-offload"]);
+        for (in_hardware, severity) in [(false, Severity::Note), (true, Severity::Warning)] {
+            facts.flowtables = Ok(vec![Flowtable { place: "inet t f".into(), in_hardware }]);
+            assert_eq!(facts.told(severity), ["flow-offload"]);
+        }
+    }
+
+    #[test]
+    fn nft_is_missed_where_a_way_out_is_to_be_kept() {
+        let mut facts = Facts::healthy();
+        facts.marks.has_nft = Some(false);
+        assert_eq!(facts.told(Severity::Error), ["nft"]);
+        facts.config.as_mut().unwrap().as_mut().unwrap().egress = None;
+        assert!(facts.told(Severity::Error).is_empty());
     }
 
     #[test]

@@ -37,7 +37,8 @@ fn network_manager(facts: &Facts) -> Finding {
         "manages {}: when it takes one down, the way out is put back once it is up again",
         names.join(", ")
     );
-    Finding::of(check, Severity::Note, what)
+    let commands = names.iter().map(|name| format!("nmcli device set {name} managed no"));
+    Finding::of(check, Severity::Note, what).fixed_by(commands.collect::<Vec<_>>().join(" && "))
 }
 
 #[cfg(test)]

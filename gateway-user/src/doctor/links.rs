@@ -1,8 +1,8 @@
 //! What kind of link an interface is, and what the card does to packets before XDP sees them.
 
-use super::system::version;
+use super::system::has_fragments;
 use super::{Check, Facts, Finding, InterfaceFacts, Link, Role, Severity};
-use crate::config::HookMode;
+use crate::config::{Action, HookMode};
 
 /// `NETDEV_XDP_ACT_RX_SG`: the driver gives XDP packets of several buffers (kernel
 /// `include/uapi/linux/netdev.h`).
@@ -19,12 +19,12 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     }
     for (interface, hook, link) in facts.inside() {
         findings.extend([
-            link_layer(interface, link),
-            bond(interface, link),
-            bridge(interface, link),
-            vlan(interface, link),
+            link_layer(facts, interface, link),
+            bond(facts, interface, link),
+            bridge(facts, interface, link),
+            vlan(facts, interface, link),
             lro(interface),
-            vlan_offload(interface, link),
+            vlan_offload(facts, interface, hook, link),
             mtu(facts, interface, hook, link),
         ]);
     }
@@ -32,22 +32,31 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
 }
 
 fn presence(interface: &InterfaceFacts) -> Finding {
-    let name = &interface.name;
-    match &interface.link {
-        Ok(Some(link)) => {
-            let kind = link.kind.as_ref().or(interface.driver.as_ref().ok());
-            let kind = kind.map(|kind| format!(" ({kind})")).unwrap_or_default();
-            Finding::ok(Check::Interface, format_args!("{name}: there{kind}"))
-        }
+    let (check, name) = (Check::Interface, &interface.name);
+    let link = match &interface.link {
+        Ok(Some(link)) => link,
         Ok(None) => {
-            Finding::of(Check::Interface, Severity::Error, format_args!("{name}: not found"))
-                .fixed_by("ip link")
+            return Finding::of(check, Severity::Error, format_args!("{name}: not found"))
+                .fixed_by("ip link");
         }
-        Err(why_not) => Finding::unseen(Check::Interface, format_args!("{name}: {why_not}")),
+        Err(why_not) => return Finding::unseen(check, format_args!("{name}: {why_not}")),
+    };
+    // Nothing comes in by an inside interface without a carrier, and nothing is lost by that.
+    let severity = if interface.is_inside() { Severity::Warning } else { Severity::Error };
+    if !link.is_up {
+        return Finding::of(check, severity, format_args!("{name}: it is set down"))
+            .fixed_by(format!("ip link set {name} up"));
     }
+    if !link.has_carrier {
+        return Finding::of(check, severity, format_args!("{name}: it has no carrier"))
+            .fixed_by(format!("ethtool {name}"));
+    }
+    let kind = link.kind.as_ref().or(interface.driver.as_ref().ok());
+    let kind = kind.map(|kind| format!(" ({kind})")).unwrap_or_default();
+    Finding::ok(check, format_args!("{name}: there{kind}"))
 }
 
-fn link_layer(interface: &InterfaceFacts, link: &Link) -> Finding {
+fn link_layer(facts: &Facts, interface: &InterfaceFacts, link: &Link) -> Finding {
     let (check, name) = (Check::LinkLayer, &interface.name);
     if link.is_ethernet {
         return Finding::ok(check, format_args!("{name}: Ethernet"));
@@ -57,48 +66,48 @@ fn link_layer(interface: &InterfaceFacts, link: &Link) -> Finding {
         "{name}: {kind}, no Ethernet device: no hook goes on it, what comes in by it is inspected; \
          name the Ethernet interfaces that traffic comes in by"
     );
-    Finding::of(check, Severity::Error, what).fixed_by("ip -d link")
+    Finding::of(check, Severity::Error, what).fixed_by(facts.edit())
 }
 
-fn bond(interface: &InterfaceFacts, link: &Link) -> Finding {
+fn bond(facts: &Facts, interface: &InterfaceFacts, link: &Link) -> Finding {
     let (check, name) = (Check::Bond, &interface.name);
     match &link.member_of {
         Some((bond, kind)) if kind == "bond" || kind == "team" => {
             let what = format_args!("{name}: a member of {kind} {bond}; name {bond} in its place");
-            Finding::of(check, Severity::Warning, what).fixed_by(format!("ip -d link show {bond}"))
+            Finding::of(check, Severity::Warning, what).fixed_by(facts.edit())
         }
         _ if matches!(link.kind.as_deref(), Some("bond" | "team")) => {
             let what =
                 format_args!("{name}: whether it has native XDP depends on mode and members");
-            Finding::of(check, Severity::Note, what)
+            Finding::of(check, Severity::Note, what).fixed_by(format!("ip -d link show {name}"))
         }
         _ => Finding::ok(check, format_args!("{name}: no bond")),
     }
 }
 
-fn bridge(interface: &InterfaceFacts, link: &Link) -> Finding {
+fn bridge(facts: &Facts, interface: &InterfaceFacts, link: &Link) -> Finding {
     let (check, name) = (Check::Bridge, &interface.name);
     match &link.member_of {
         Some((bridge, kind)) if kind == "bridge" || kind == "openvswitch" => {
             let what =
                 format_args!("{name}: a port of {kind} {bridge}; name {bridge} in its place");
-            Finding::of(check, Severity::Warning, what)
-                .fixed_by(format!("ip -d link show {bridge}"))
+            Finding::of(check, Severity::Warning, what).fixed_by(facts.edit())
         }
         _ if link.kind.as_deref() == Some("bridge") => {
             let what =
                 format_args!("{name}: a bridge, classified by tc where its traffic is routed");
-            Finding::of(check, Severity::Note, what)
+            Finding::of(check, Severity::Note, what).fixed_by(format!("ip -d link show {name}"))
         }
         _ => Finding::ok(check, format_args!("{name}: no bridge")),
     }
 }
 
-fn vlan(interface: &InterfaceFacts, link: &Link) -> Finding {
+fn vlan(facts: &Facts, interface: &InterfaceFacts, link: &Link) -> Finding {
     let (check, name) = (Check::Vlan, &interface.name);
     if link.kind.as_deref() == Some("vlan") {
         let what = format_args!("{name}: a VLAN, which has no native XDP: tc classifies");
-        return Finding::of(check, Severity::Note, what);
+        return Finding::of(check, Severity::Note, what)
+            .fixed_by(format!("ip -d link show {name}"));
     }
     if link.vlans.is_empty() {
         return Finding::ok(check, format_args!("{name}: no VLAN on it"));
@@ -108,7 +117,7 @@ fn vlan(interface: &InterfaceFacts, link: &Link) -> Finding {
         "{name}: {} on it pass its hook too; name the VLANs in its place where not all are inside",
         vlans.join(", ")
     );
-    Finding::of(check, Severity::Note, what)
+    Finding::of(check, Severity::Note, what).fixed_by(facts.edit())
 }
 
 fn lro(interface: &InterfaceFacts) -> Finding {
@@ -129,19 +138,30 @@ fn lro(interface: &InterfaceFacts) -> Finding {
     }
 }
 
-fn vlan_offload(interface: &InterfaceFacts, link: &Link) -> Finding {
+/// It matters where XDP sends packets on: which VLAN they are of, it cannot see then. Where they are
+/// marked, a tag decides nothing.
+fn vlan_offload(facts: &Facts, interface: &InterfaceFacts, hook: HookMode, link: &Link) -> Finding {
     let (check, name) = (Check::VlanOffload, &interface.name);
+    if hook == HookMode::Tc {
+        return Finding::ok(check, format_args!("{name}: no XDP is asked for"));
+    }
     let offloads = match &interface.offloads {
         Ok(offloads) => offloads,
         Err(why_not) => return Finding::unseen(check, format_args!("{name}: {why_not}")),
     };
     let takes_off = offloads.get("rx-vlan-hw-parse") == Some(&true);
-    if takes_off && !link.vlans.is_empty() {
-        let what = format_args!("{name}: the card takes off the tags of the VLANs on it");
-        return Finding::of(check, Severity::Warning, what)
-            .fixed_by(format!("ethtool -K {name} rxvlan off"));
+    if !takes_off || link.vlans.is_empty() {
+        return Finding::ok(check, format_args!("{name}: no tag is hidden"));
     }
-    Finding::ok(check, format_args!("{name}: no tag is hidden"))
+    let egress = facts.config().and_then(|config| config.egress.as_ref());
+    let redirects = egress.is_some_and(|egress| egress.action == Action::Redirect);
+    let (severity, meaning) = if redirects {
+        (Severity::Warning, "XDP redirects them as if they were of none")
+    } else {
+        (Severity::Note, "XDP classifies them without")
+    };
+    let what = format_args!("{name}: the card takes off the tags of the VLANs on it: {meaning}");
+    Finding::of(check, severity, what).fixed_by(format!("ethtool -K {name} rxvlan off"))
 }
 
 fn mtu(facts: &Facts, interface: &InterfaceFacts, hook: HookMode, link: &Link) -> Finding {
@@ -149,7 +169,7 @@ fn mtu(facts: &Facts, interface: &InterfaceFacts, hook: HookMode, link: &Link) -
     if mtu <= ONE_BUFFER || hook == HookMode::Tc {
         return Finding::ok(check, format_args!("{name}: {mtu}"));
     }
-    let has_frags = version(&facts.bpf.release).is_some_and(|version| version >= (5, 18));
+    let has_frags = has_fragments(facts);
     match &interface.xdp_features {
         Ok(features) if has_frags && features & RX_SG != 0 => {
             Finding::ok(check, format_args!("{name}: {mtu}, with fragments"))
@@ -202,6 +222,21 @@ mod tests {
     }
 
     #[test]
+    fn links_that_are_down_are_told_by_what_they_are_for() {
+        let down = |at: usize, spoil: fn(&mut Link)| {
+            let mut facts = Facts::healthy();
+            spoil(facts.interfaces[at].link.as_mut().unwrap().as_mut().unwrap());
+            facts
+        };
+        for spoil in
+            [|link: &mut Link| link.is_up = false, |link: &mut Link| link.has_carrier = false]
+        {
+            assert_eq!(down(0, spoil).told(Severity::Warning), ["interface"]);
+            assert_eq!(down(1, spoil).told(Severity::Error), ["interface"]);
+        }
+    }
+
+    #[test]
     fn what_the_card_does_is_told() {
         let on = |feature: &str| spoilt(|it| it.offloads = Ok([(feature.into(), true)].into()));
         assert_eq!(on("rx-lro").told(Severity::Warning), ["lro"]);
@@ -210,7 +245,12 @@ mod tests {
         let mut trunk = link(|link| link.vlans = ["lan0.7".to_owned()].into());
         assert_eq!(trunk.told(Severity::Note), ["vlan"]);
         trunk.interfaces[0].offloads = Ok([("rx-vlan-hw-parse".to_owned(), true)].into());
+        assert_eq!(trunk.told(Severity::Note), ["vlan", "vlan-offload"]);
+        let config = trunk.config.as_mut().unwrap().as_mut().unwrap();
+        config.egress.as_mut().unwrap().action = Action::Redirect;
         assert_eq!(trunk.told(Severity::Warning), ["vlan-offload"]);
+        trunk.interfaces[0].role = Role::Inside(HookMode::Tc);
+        assert_eq!(trunk.told(Severity::Note), ["vlan"]);
     }
 
     #[test]

@@ -12,11 +12,12 @@ mod hooks;
 mod links;
 mod names;
 mod routing;
+mod running;
 mod system;
 
 pub use facts::{
-    BpfFacts, DnsAnswer, Facts, Forwarding, Habits, InterfaceFacts, Link, Metadata, Program, Role,
-    Seen,
+    Advertisements, BpfFacts, DnsAnswer, Facts, Flowtable, Forwarding, Habits, InterfaceFacts,
+    Link, Metadata, Program, Role, Seen,
 };
 pub use finding::{Check, Finding, Report, Severity};
 pub use gather::{Ask, gather};
@@ -26,6 +27,7 @@ pub use gather::{Ask, gather};
 pub fn examine(facts: &Facts) -> Report {
     let families = [
         system::check(facts),
+        running::check(facts),
         links::check(facts),
         hooks::check(facts),
         routing::check(facts),

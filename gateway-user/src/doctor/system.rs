@@ -5,6 +5,10 @@ use super::{Check, Facts, Finding, Severity};
 /// When the list in the binary was published: no clock that is right shows less.
 const LIST_PUBLISHED: i64 = 1_785_456_000;
 
+/// On the distributions that there are packages for.
+const NEWER_KERNEL: &str =
+    "apt-get install linux-image-$(dpkg --print-architecture) || dnf upgrade kernel";
+
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     vec![
         configuration(facts),
@@ -20,13 +24,14 @@ fn configuration(facts: &Facts) -> Finding {
     let check = Check::Configuration;
     match &facts.config {
         Ok(Some(_)) => Finding::ok(check, "understood"),
-        Ok(None) => Finding::of(check, Severity::Note, "there is none: defaults are assumed"),
-        Err(problem) => Finding::of(check, Severity::Error, problem),
+        Ok(None) => Finding::of(check, Severity::Note, "there is none: defaults are assumed")
+            .fixed_by(facts.edit()),
+        Err(problem) => Finding::of(check, Severity::Error, problem).fixed_by(facts.edit()),
     }
 }
 
 /// Major and minor number.
-pub(super) fn version(release: &str) -> Option<(u32, u32)> {
+fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
@@ -36,13 +41,30 @@ fn kernel(facts: &Facts) -> Finding {
     let Some(version) = version(release) else {
         return Finding::unseen(check, format_args!("{release:?} has no version in it"));
     };
-    let (severity, lacks) = match version {
-        it if it < (5, 10) => (Severity::Error, "needs 5.10 or newer"),
-        it if it < (5, 18) => (Severity::Note, "has no XDP with fragments (5.18) and no TCX (6.6)"),
-        it if it < (6, 6) => (Severity::Note, "has no TCX (6.6): clsact is used"),
-        _ => return Finding::ok(check, release),
-    };
-    Finding::of(check, severity, format_args!("{release}: {lacks}"))
+    if version < (5, 10) {
+        let what = format_args!("{release}: needs 5.10 or newer");
+        return Finding::of(check, Severity::Error, what).fixed_by(NEWER_KERNEL);
+    }
+    let mut lacks = Vec::new();
+    if !has_fragments(facts) {
+        lacks.push("no XDP with fragments (5.18)");
+    }
+    // Where it is asked, a kernel that has it answers, whatever its number.
+    if version < (6, 6) && facts.interfaces.iter().all(|interface| interface.tcx.is_err()) {
+        lacks.push("no TCX (6.6), so that clsact is used");
+    }
+    if lacks.is_empty() {
+        return Finding::ok(check, release);
+    }
+    let what = format_args!("{release}: has {}", lacks.join(" and "));
+    Finding::of(check, Severity::Note, what).fixed_by(NEWER_KERNEL)
+}
+
+/// Whether XDP may have packets of several buffers. A kernel that tells the features of drivers (6.3) has
+/// it, whatever its number: distributions bring new code to old numbers.
+pub(super) fn has_fragments(facts: &Facts) -> bool {
+    version(&facts.bpf.release).is_some_and(|version| version >= (5, 18))
+        || facts.interfaces.iter().any(|interface| interface.xdp_features.is_ok())
 }
 
 fn jit(facts: &Facts) -> Finding {
@@ -67,15 +89,21 @@ fn file_system(facts: &Facts) -> Finding {
 
 fn capabilities(facts: &Facts) -> Finding {
     let check = Check::Capabilities;
-    let who = if facts.daemon { "the daemon" } else { "this process" };
+    let who = if facts.runs() { "the daemon" } else { "this process" };
     match &facts.bpf.missing {
         Ok(missing) if missing.is_empty() => Finding::ok(check, format_args!("{who} has them")),
         Ok(missing) => {
             let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
             // Who asks need not be who runs it.
-            let severity = if facts.daemon { Severity::Error } else { Severity::Note };
+            let (severity, fix) = if facts.runs() {
+                // The unit as it is shipped gives them.
+                let fix = "systemctl revert breakout365 && systemctl restart breakout365";
+                (Severity::Error, fix)
+            } else {
+                (Severity::Note, "sudo breakout365 doctor")
+            };
             let what = format_args!("{who} lacks {}", missing.join(" and "));
-            Finding::of(check, severity, what).fixed_by("sudo breakout365 doctor")
+            Finding::of(check, severity, what).fixed_by(fix)
         }
         Err(why_not) => Finding::unseen(check, why_not),
     }
@@ -107,6 +135,18 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_is_judged_by_what_it_can_where_that_is_seen() {
+        let mut facts = Facts::healthy();
+        facts.bpf.release = "5.14.0-503.el9".into();
+        assert!(facts.told(Severity::Ok).contains(&"kernel"));
+        for interface in &mut facts.interfaces {
+            interface.tcx = Err("EINVAL".into());
+            interface.xdp_features = Err("no family".into());
+        }
+        assert!(facts.told(Severity::Note).contains(&"kernel"));
+    }
+
+    #[test]
     fn each_lack_is_told_with_its_severity() {
         let mut facts = Facts::healthy();
         facts.bpf.release = "5.4.0".into();
@@ -117,7 +157,7 @@ mod tests {
         assert_eq!(facts.told(Severity::Error), ["kernel", "bpf-file-system", "capabilities"]);
         assert_eq!(facts.told(Severity::Warning), ["bpf-jit"]);
         assert_eq!(facts.told(Severity::Note), ["clock"]);
-        facts.daemon = false;
+        facts.daemon = Ok(None);
         facts.rules = Ok(Vec::new());
         facts.now = 0;
         assert_eq!(facts.told(Severity::Error), ["kernel", "bpf-file-system", "clock"]);

@@ -45,6 +45,10 @@ pub use flows::Flow;
 pub use hop::Hop;
 pub(crate) use keeper::ENDED_BY;
 pub use keeper::Keeper;
+pub use reverse_path::unmarked_way;
+pub(crate) use reverse_path::{
+    STRICT, effective as reverse_path_filter, remedy as reverse_path_remedy,
+};
 pub use routing::Family;
 pub use rules::rules;
 pub use standing::Transition;

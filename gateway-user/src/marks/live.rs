@@ -17,6 +17,8 @@ pub struct Looked {
     pub ruleset: Option<Value>,
     /// What could not be looked at and why, one line each.
     pub unseen: Vec<String>,
+    /// Whether there is an `nft`; `None`, it could not be run.
+    pub has_nft: Option<bool>,
 }
 
 /// Lists what nftables, iptables and `rules` do with bits of `ours`. A program that is not installed
@@ -25,14 +27,20 @@ pub struct Looked {
 pub fn look(rules: &[RuleFacts], ours: Ours) -> Looked {
     let mut looked = Looked { collisions: rules::collisions(rules, ours), ..Looked::default() };
     match program("nft", &["--json", "list", "ruleset"]) {
-        Ok(Some(text)) => match serde_json::from_str(&text) {
-            Ok(ruleset) => {
-                looked.collisions.extend(nft::collisions(&ruleset, ours));
-                looked.ruleset = Some(ruleset);
+        Ok(Some(text)) => {
+            looked.has_nft = Some(true);
+            match serde_json::from_str(&text) {
+                Ok(ruleset) => {
+                    looked.collisions.extend(nft::collisions(&ruleset, ours));
+                    looked.ruleset = Some(ruleset);
+                }
+                Err(error) => looked.unseen.push(format!("`nft --json list ruleset`: {error}")),
             }
-            Err(error) => looked.unseen.push(format!("`nft --json list ruleset`: {error}")),
-        },
-        Ok(None) => looked.unseen.push("nftables rules: there is no `nft`".to_owned()),
+        }
+        Ok(None) => {
+            looked.has_nft = Some(false);
+            looked.unseen.push("nftables rules: there is no `nft`".to_owned());
+        }
         Err(problem) => looked.unseen.push(problem),
     }
     // The one of nftables does not see what the legacy one has made, nor the other way round.
@@ -49,7 +57,7 @@ pub fn look(rules: &[RuleFacts], ours: Ours) -> Looked {
 }
 
 /// What a program prints; `None` where there is none of this name.
-fn program(name: &str, arguments: &[&str]) -> Result<Option<String>, String> {
+pub(crate) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>, String> {
     let line = [&[name], arguments].concat().join(" ");
     let output =
         Command::new(name).args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).output();

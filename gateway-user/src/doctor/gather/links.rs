@@ -6,7 +6,7 @@ use aya::programs::tc::TcAttachType;
 use aya::programs::{SchedClassifier, loaded_programs};
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
 };
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 
@@ -45,6 +45,8 @@ impl Links {
             index,
             is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             kind: kind_of(message),
+            is_up: message.header.flags.contains(LinkFlags::Up),
+            has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
             ..Link::default()
         };
         let hook = hooks.iter().find(|hook| hook.ifindex == index);
@@ -79,8 +81,11 @@ impl Links {
         connection.abort();
         let filters: Vec<TcMessage> = filters.map_err(|error| format!("netlink: {error}"))?;
         // A filter without a handle is the head of its chain.
-        let filters = filters.iter().filter(|it| it.header.handle != TcHandle::default());
-        Ok(filters.map(filter).collect())
+        let mut filters: Vec<&TcMessage> =
+            filters.iter().filter(|it| it.header.handle != TcHandle::default()).collect();
+        // Within a priority they are listed in the order they run (`cls_bpf_walk`: the newest first).
+        filters.sort_by_key(|filter| (chain(filter), priority(filter)));
+        Ok(filters.into_iter().map(self::filter).collect())
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "only these are programs")]
@@ -140,6 +145,19 @@ fn kind_of(link: &LinkMessage) -> Option<String> {
     infos.flatten().find_map(|info| {
         if let LinkInfo::Kind(kind) = info { Some(InfoKind::to_string(kind)) } else { None }
     })
+}
+
+/// The first one is 0; others are gone to from there.
+fn chain(filter: &TcMessage) -> u32 {
+    let chain = filter.attributes.iter().find_map(|attribute| {
+        if let TcAttribute::Chain(chain) = attribute { Some(*chain) } else { None }
+    });
+    chain.unwrap_or(0)
+}
+
+/// The upper half of `tcm_info`; the lower one runs first.
+fn priority(filter: &TcMessage) -> u32 {
+    filter.header.info >> 16
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "there are more attributes every year")]

@@ -1,6 +1,7 @@
 //! Looks at this machine. Nothing is changed, and what cannot be looked at is said.
 
 mod clock;
+mod flowtables;
 mod genetlink;
 mod habits;
 mod links;
@@ -16,10 +17,10 @@ use jiff::Timestamp;
 
 use super::{Facts, InterfaceFacts, Metadata, Role, Seen};
 use crate::config::{self, Config, HookMode, Mark};
-use crate::datapath::{DatapathError, Loaded, Pins, attached, xdp_features};
-use crate::egress::rules;
+use crate::datapath::{Control, DatapathError, Loaded, Pins, attached, xdp_features};
+use crate::egress::{reverse_path_filter, rules, unmarked_way};
 use crate::marks::{Looked, Ours, look};
-use crate::observe;
+use crate::observe::{self, Observation, Switches};
 
 /// What is to be looked at.
 #[derive(Clone, Debug)]
@@ -41,38 +42,52 @@ pub struct Ask {
 /// Looks at everything.
 pub async fn gather(ask: &Ask) -> Facts {
     let config = read_config(ask.config.as_deref());
+    let path = ask.config.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH));
     let known = config.as_ref().ok().and_then(Option::as_ref);
     let pins = Pins::new(&ask.pins);
-    let daemon = observe::read(&ask.run_dir).ok().flatten();
+    let daemon = observe::read(&ask.run_dir).map_err(|error| error.to_string());
+    let told = daemon.as_ref().ok().and_then(Option::as_ref);
     let rules = rules().await.map_err(|error| error.to_string());
     let ours = known.map_or(Ours { mark: Mark::default(), decided: 0 }, Ours::of);
     let seen_rules = rules.clone().unwrap_or_default();
     let marks = tokio::task::spawn_blocking(move || look(&seen_rules, ours)).await;
+    let marks = marks
+        .unwrap_or_else(|error| Looked { unseen: vec![error.to_string()], ..Looked::default() });
     let interfaces = interfaces(known, &ask.interfaces, &pins).await;
     let dns = match (ask.dns, known) {
         (false, _) => Err("left out by --no-dns".to_owned()),
         (true, None) => Err("there is no configuration".to_owned()),
-        (true, Some(config)) => {
-            let path = ask.config.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH));
-            resolve::answers(config, &ask.state_dir, path).await
-        }
+        (true, Some(config)) => resolve::answers(config, &ask.state_dir, path).await,
     };
     let habits = habits::read(Path::new("/"), &interfaces);
     Facts {
-        bpf: settings::bpf(&ask.pins, missing(daemon.as_ref().map(|daemon| daemon.pid))),
+        bpf: settings::bpf(&ask.pins, missing(told.map(|told| told.pid))),
         interfaces,
         metadata: metadata(&pins),
         rules,
-        daemon: daemon.is_some(),
-        marks: marks.unwrap_or_else(|error| Looked {
-            unseen: vec![error.to_string()],
-            ..Looked::default()
-        }),
+        switches: switches(&pins, told),
+        daemon,
+        unmarked_way: unmarked_way().await.map_err(|error| error.to_string()),
+        flowtables: flowtables::read(&marks),
+        marks,
         habits,
         clock: clock::is_synchronised(),
         now: Timestamp::now().as_second(),
         dns,
+        config_path: path.to_owned(),
         config,
+    }
+}
+
+/// From the pins, which have them without a daemon too; else what the daemon tells.
+fn switches(pins: &Pins, told: Option<&Observation>) -> Seen<Option<Switches>> {
+    let standing = Control::open(pins)
+        .and_then(|control| control.map(|control| control.standing()).transpose());
+    match (standing, told.and_then(|told| told.switches.clone())) {
+        (Ok(Some(standing)), _) => Ok(Some(standing.into())),
+        (_, Some(switches)) => Ok(Some(switches)),
+        (Ok(None), None) => Ok(None),
+        (Err(error), None) => Err(error.to_string()),
     }
 }
 
@@ -106,11 +121,11 @@ async fn interfaces(
             others.map(|name| (name.clone(), Role::Inside(HookMode::Auto))).collect();
         wanted.extend(others);
     }
-    let hooks = attached(pins).unwrap_or_default();
+    let hooks = attached(pins).map_err(|error| error.to_string());
     let links = links::Links::read().await;
     let mut found = Vec::new();
     for (name, role) in wanted {
-        let link = links.link(&name, &hooks);
+        let link = links.link(&name, hooks.as_deref().unwrap_or_default());
         let index = link.as_ref().ok().and_then(Option::as_ref).map(|link| link.index);
         let absent = || "the interface is not there".to_owned();
         found.push(InterfaceFacts {
@@ -125,8 +140,13 @@ async fn interfaces(
                 Some(index) => links.filters(index).await,
                 None => Err(absent()),
             },
-            rp_filter: settings::rp_filter(&name),
+            pinned: hooks
+                .as_ref()
+                .map_err(Clone::clone)
+                .map(|hooks| hooks.iter().find(|hook| Some(hook.ifindex) == index).cloned()),
+            rp_filter: reverse_path_filter(&name),
             forwarding: settings::forwarding(&name),
+            advertisements: settings::advertisements(&name),
             name,
             role,
             link,
@@ -143,6 +163,7 @@ fn metadata(pins: &Pins) -> Seen<Option<Metadata>> {
     };
     Ok(Some(Metadata {
         direct: counts.xdp.reason(gateway_common::Reason::Matched).packets,
+        redirected: counts.xdp.redirected().packets,
         unsupported: counts.xdp.metadata_unsupported().packets,
         accepted: counts.tc_behind_xdp.metadata_accepted().packets,
     }))

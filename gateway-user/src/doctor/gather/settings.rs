@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::utsname::uname;
 
-use super::super::{BpfFacts, Forwarding, Seen};
+use super::super::{Advertisements, BpfFacts, Forwarding, Seen};
 
 pub(super) fn bpf(pins: &Path, missing: Seen<BTreeSet<String>>) -> BpfFacts {
     let release = uname().map_or_else(
@@ -27,18 +27,21 @@ pub(super) fn bpf(pins: &Path, missing: Seen<BTreeSet<String>>) -> BpfFacts {
     }
 }
 
-/// The stricter of the interface's setting and that of all counts (kernel
-/// `Documentation/networking/ip-sysctl.rst`).
-pub(super) fn rp_filter(name: &str) -> Seen<u8> {
-    let read = |name: &str| number(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
-    Ok(read("all")?.max(read(name)?))
+/// IPv4 is forwarded where the interface it came in by says so, IPv6 where the host does or, from kernel
+/// 6.17 on, the interface's `force_forwarding` (`ip6_forward`).
+pub(super) fn forwarding(name: &str) -> Forwarding {
+    let read = |path: String| number(&format!("/proc/sys/net/{path}")).ok().map(|on| on != 0);
+    let forced = read(format!("ipv6/conf/{name}/force_forwarding"));
+    Forwarding {
+        v4_at_large: read("ipv4/ip_forward".to_owned()),
+        v4: read(format!("ipv4/conf/{name}/forwarding")),
+        v6: read("ipv6/conf/all/forwarding".to_owned()).map(|all| all || forced == Some(true)),
+    }
 }
 
-pub(super) fn forwarding(name: &str) -> Forwarding {
-    let read = |family: &str| {
-        number(&format!("/proc/sys/net/{family}/conf/{name}/forwarding")).ok().map(|on| on != 0)
-    };
-    Forwarding { v4: read("ipv4"), v6: read("ipv6") }
+pub(super) fn advertisements(name: &str) -> Option<Advertisements> {
+    let read = |key: &str| number(&format!("/proc/sys/net/ipv6/conf/{name}/{key}")).ok();
+    Some(Advertisements { accept: read("accept_ra")?, is_router: read("forwarding")? != 0 })
 }
 
 /// The kernel module of a device. /sys may be of another network namespace, whose interface of this
