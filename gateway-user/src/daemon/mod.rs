@@ -6,11 +6,13 @@
 //! alone, `pending` and `trial` are what waits for a person, `windows` is what a person opens for some
 //! clients for some time, `watch` asks the feed's source, `heartbeat` is the sign of life that packets
 //! go direct by, `tally` adds counters up, `control` and `observer` are the two sockets, `service` is
-//! what the service manager hears, `journal` is what is left to read.
+//! what the service manager hears, `journal` is what is left to read, `failed_start` is what becomes of
+//! an earlier daemon's generation where this one ends with a failure.
 
 mod change;
 mod collisions;
 pub mod control;
+mod failed_start;
 mod heartbeat;
 mod hooks;
 pub mod journal;
@@ -89,6 +91,11 @@ pub struct Settings {
 /// What kept the first generation from being published, or what went wrong while stopping. A
 /// change that fails later is logged and changes nothing.
 pub async fn run(settings: &Settings) -> Result<(), Failure> {
+    let outcome = Box::pin(serve(settings)).await;
+    outcome.map_err(|failure| failed_start::leave_a_deadline(settings, failure))
+}
+
+async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let left = Left::read(&Store::peek(&settings.state_dir), &settings.config)?;
     // What was on trial is not asked what it says.
@@ -295,9 +302,15 @@ impl Daemon<'_> {
         let on_stop = self.serving.as_ref().map(|serving| serving.revision.config.on_stop);
         match on_stop.unwrap_or_default() {
             OnStop::Keep => {
-                // Who stops it has said what becomes of the data plane: that is no daemon gone.
-                self.heartbeat.stop();
-                info!("stopped; the data plane goes on marking");
+                self.give_sign_of_life();
+                match self.serving.as_ref().map(|serving| serving.revision.config.deadline) {
+                    Some(Some(deadline)) => info!(
+                        "stopped; the data plane marks on for {} s, then everything is inspected",
+                        deadline.as_secs()
+                    ),
+                    Some(None) => info!("stopped; the data plane goes on marking"),
+                    None => info!("stopped; nothing was published"),
+                }
             }
             OnStop::Detach => {
                 let released = self.egress.release().await;
