@@ -28,6 +28,7 @@ mod self_check;
 mod service;
 mod socket;
 mod start;
+mod take_back;
 mod tally;
 mod trial;
 mod watch;
@@ -55,15 +56,14 @@ use self::revision::{ConfigText, Revision};
 use self::service::Service;
 use self::start::Left;
 pub use self::start::feed_at_hand;
+pub use self::take_back::{TakenBack, take_back};
 use self::tally::Tally;
 use self::trial::Trial;
 use self::watch::FeedWatch;
 pub use self::windows::WindowReport;
 use self::windows::Windows;
 use crate::config::OnStop;
-use crate::datapath::{
-    DatapathError, Interface, Lock, Pins, WindowCounters, require_privileges, take_down,
-};
+use crate::datapath::{DatapathError, Interface, Lock, Pins, WindowCounters, require_privileges};
 use crate::egress::Keeper;
 use crate::exit::{Exit, Failure};
 use crate::feed::Store;
@@ -313,9 +313,10 @@ impl Daemon<'_> {
                 }
             }
             OnStop::Detach => {
-                let released = self.egress.release().await;
-                take_down(self.lock).await?;
-                released?;
+                // It would put back what is taken back.
+                drop(std::mem::take(&mut self.egress));
+                let taken_back = take_back(&self.settings.pins, Some(self.lock)).await;
+                taken_back.outcome()?;
                 info!("stopped; the data plane is taken back");
             }
         }

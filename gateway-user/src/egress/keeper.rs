@@ -254,11 +254,11 @@ impl Keeper {
             standings: self.standings.without_families(),
             ..Self::default()
         };
-        let removed = take_back().await?;
+        let (removed, problems) = take_back().await;
         if !removed.is_nothing() {
-            info!("rules, routes and nftables table of the direct uplink are taken back");
+            info!("of the direct uplink are taken back: {removed}");
         }
-        Ok(())
+        problems.into_iter().next().map_or(Ok(()), Err)
     }
 
     /// The families that went down or came up since the last call.
