@@ -67,6 +67,7 @@ use crate::datapath::{DatapathError, Interface, Lock, Pins, WindowCounters, requ
 use crate::egress::Keeper;
 use crate::exit::{Exit, Failure};
 use crate::feed::Store;
+use crate::marks::Ours;
 
 /// Messages can be lost, and a failed attachment has no message when it would work again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -133,6 +134,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         service: Service::of_this_process(),
         interfaces: hooks::Present::new(),
         egress: Keeper::default(),
+        looked_for: None,
         problem: None,
         failed: None,
         log: None,
@@ -158,7 +160,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         tokio::select! {
             asked = observer.asked() => daemon.tell(asked),
             _ = signals.hangup.recv() => daemon.hangup().await,
-            call = control.call() => daemon.answer(call).await,
+            call = control.call() => Box::pin(daemon.answer(call)).await,
             () = links.changed() => {
                 daemon.follow_interfaces().await;
                 daemon.look_at_way_out().await;
@@ -242,6 +244,8 @@ struct Daemon<'a> {
     service: Service,
     interfaces: hooks::Present,
     egress: Keeper,
+    /// The bits that others were last looked for.
+    looked_for: Option<Ours>,
     windows: Windows,
     /// What went wrong last and has not come right since.
     problem: Option<String>,

@@ -27,13 +27,13 @@ pub struct TakenBack {
 /// and not out of the uplink.
 pub async fn take_back(pins: &Pins, lock: Option<Lock>) -> TakenBack {
     let mut problems = Vec::new();
-    let mut look = || attached(pins).map_err(|error| problems.push(error.into()));
-    let before = look().unwrap_or_default();
+    let mut hooks_now = || attached(pins).map_err(|error| problems.push(error.into()));
+    let before = hooks_now().unwrap_or_default();
     let withdrawn = match &lock {
         Some(lock) => withdraw(lock).await,
         None => Ok(()),
     };
-    let left = if withdrawn.is_ok() { Vec::new() } else { look().unwrap_or_default() };
+    let left = if withdrawn.is_ok() { Vec::new() } else { hooks_now().unwrap_or_default() };
     let is_withdrawn = withdrawn.is_ok();
     problems.extend(withdrawn.err().map(Failure::from));
     let (egress, of_egress) = egress::take_back().await;

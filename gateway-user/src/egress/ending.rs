@@ -6,27 +6,28 @@ use tracing::warn;
 
 use super::flows::{Conntrack, Ended, Flow};
 use super::nudge::{Pair, nudge};
-use super::{EgressError, Wanted, nft, ruleset};
+use super::{EgressError, Wanted, Words, nft, ruleset};
 
 /// So many elements of a set go into one transaction: a text of some hundred kilobytes.
 const AT_ONCE: usize = 4096;
 
-/// Ends the direct flows that are picked. The next packet of a TCP flow without an entry, which is
+/// Ends the flows that are direct by these words, and picked. The next packet of a TCP flow without an entry, which is
 /// no SYN, is answered with a reset by our nftables table; other protocols begin anew by themselves.
 pub(super) async fn end(
     wanted: &Wanted,
+    words: Words,
     picked: impl Fn(&Flow) -> bool,
 ) -> Result<Ended, EgressError> {
     let conntrack = Conntrack::open()?;
-    let mut flows = conntrack.direct(wanted).await?;
+    let mut flows = conntrack.direct(words).await?;
     flows.retain(picked);
     // First what resets them: in between, a packet would go on as a new flow.
     let tcp = flows.iter().filter(|flow| is_tcp(flow));
     let tcp: Vec<Pair> = tcp.map(|flow| (flow.source, flow.destination)).collect();
     for some in tcp.chunks(AT_ONCE) {
-        nft::apply(&ruleset::ended(some))?;
+        nft::apply(&ruleset::ended(some)).await?;
         // Without it, clients that only wait are not reset before they speak.
-        if let Err(error) = nft::apply(&ruleset::nudged(some)) {
+        if let Err(error) = nft::apply(&ruleset::nudged(some)).await {
             warn!("clients that only wait are not reset yet: {error}");
         }
     }

@@ -15,7 +15,7 @@ use super::routing::Family;
 use super::standing::{Standings, Transition};
 use super::take_back::take_back;
 use super::watch::Watch;
-use super::{EgressError, Wanted, nft, reverse_path, ruleset};
+use super::{EgressError, Wanted, Words, nft, reverse_path, ruleset};
 use crate::observe::EgressState;
 
 /// Where nothing says that something has come right.
@@ -35,6 +35,8 @@ pub struct Keeper {
     prober: Option<Prober>,
     standings: Standings,
     hops: BTreeMap<Family, IpAddr>,
+    /// Index of the uplink when it was last seen.
+    index: Option<u32>,
     /// When to look although nothing was heard.
     again: Option<Instant>,
     /// Flows that were ended, by cause.
@@ -63,22 +65,30 @@ impl Keeper {
     /// that cannot be reached, is one unless the way out `may_wait`, as at a start: then it may come
     /// later.
     ///
+    /// Where flows were decided by other words `before`, and programs mark by them, nothing new goes
+    /// direct and what was direct is reset, until [`Keeper::leave`].
+    ///
     /// # Errors
     ///
     /// It cannot be put in place. What was done by then stays until [`Keeper::go_back`].
-    pub async fn establish(&mut self, wanted: &Wanted, may_wait: bool) -> Result<(), EgressError> {
+    pub async fn establish(
+        &mut self,
+        wanted: &Wanted,
+        before: Option<Words>,
+        may_wait: bool,
+    ) -> Result<(), EgressError> {
         if self.wanted.as_ref() == Some(wanted) {
             self.look_again().await;
             return Ok(());
         }
         // Whatever has its name may be of another process; and it is another one now.
-        self.applied = Applied::default();
+        self.applied = Applied::nothing(before.filter(|before| *before != wanted.words()));
         let egress = &wanted.egress;
         let before = self.wanted.as_ref().and_then(|wanted| wanted.egress.health.as_ref());
         let is_same_health = before.is_some() && before == egress.health.as_ref();
         let mut standings = self.standings.with(egress, is_same_health);
         if self.standings.families.is_empty()
-            && let Some(listing) = nft::listing()?
+            && let Some(listing) = nft::listing().await?
         {
             standings.were_closed(&ruleset::closed_in(&listing));
         }
@@ -93,11 +103,6 @@ impl Keeper {
             egress.priority,
             egress.priority.saturating_add(1)
         );
-        if egress.gateway4.is_some()
-            && let Some(problem) = reverse_path::problem(&egress.interface)
-        {
-            warn!("{problem}");
-        }
         // Probes take the mark with them.
         self.prober = egress
             .health
@@ -105,7 +110,7 @@ impl Keeper {
             .map(|health| Prober::start(wanted, health, standings.families.keys().copied()));
         self.wanted = Some(wanted.clone());
         self.standings = standings;
-        self.problem = None;
+        (self.problem, self.index) = (None, None);
         self.settle(look).await;
         Ok(())
     }
@@ -154,6 +159,14 @@ impl Keeper {
         self.hops.extend(hops);
         if let (Some(watch), Some(index)) = (&self.watch, index) {
             watch.follow(index);
+            // One that comes anew has settings of its own.
+            if self.index.replace(index) != Some(index)
+                && index != 0
+                && wanted.egress.gateway4.is_some()
+                && let Some(problem) = reverse_path::problem(&wanted.egress.interface)
+            {
+                warn!("{problem}");
+            }
         }
         self.standings.take(&wanted.egress, &faults);
         self.end_what_is_owed().await;
@@ -168,7 +181,7 @@ impl Keeper {
         if owed.is_empty() {
             return;
         }
-        match end(wanted, |flow| owed.contains(&flow.family())).await {
+        match end(wanted, wanted.words(), |flow| owed.contains(&flow.family())).await {
             Ok(ended) => {
                 info!("{} direct flows are ended, their uplink is down", ended.removed);
                 self.not_ended = None;
@@ -199,7 +212,23 @@ impl Keeper {
     /// They cannot be listed or removed.
     pub async fn revoke(&mut self, picked: impl Fn(&Flow) -> bool) -> Result<u64, EgressError> {
         let Some(wanted) = &self.wanted else { return Ok(0) };
-        let ended = end(wanted, picked).await?;
+        let ended = end(wanted, wanted.words(), picked).await?;
+        self.count(REVOKED, ended);
+        Ok(ended.removed)
+    }
+
+    /// Leaves what was kept `before`, now that nothing marks for it any more: ends the flows that were
+    /// direct by it, and gives how many.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be listed or removed.
+    pub async fn leave(&mut self, before: &Wanted) -> Result<u64, EgressError> {
+        if self.applied.has_left() {
+            self.look_again().await;
+        }
+        let Some(wanted) = &self.wanted else { return Ok(0) };
+        let ended = end(wanted, before.words(), |_| true).await?;
         self.count(REVOKED, ended);
         Ok(ended.removed)
     }
@@ -232,7 +261,7 @@ impl Keeper {
     pub async fn go_back(&mut self, before: Option<&Wanted>) {
         self.wanted = None;
         let outcome = match before {
-            Some(before) => self.establish(before, true).await,
+            Some(before) => self.establish(before, None, true).await,
             None => self.release().await,
         };
         if let Err(failure) = outcome {

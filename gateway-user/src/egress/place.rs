@@ -9,7 +9,7 @@ use super::netlink::Netlink;
 use super::routing::{Family, Routing};
 use super::ruleset::Before;
 use super::standing::Standings;
-use super::{EgressError, Wanted, nft, ruleset};
+use super::{EgressError, Wanted, Words, nft, ruleset};
 
 /// What was put in place last.
 #[derive(Default)]
@@ -20,6 +20,8 @@ pub(super) struct Applied {
     listing: Option<String>,
     /// Rules and routes.
     routing: Option<Routing>,
+    /// What flows have been decided by so far, while the programs still mark by that.
+    leaving: Option<Words>,
 }
 
 /// What was seen and done.
@@ -93,7 +95,7 @@ pub(super) async fn look(
     }
     // First the flows that are to keep their way or to lose it, then the way.
     let closed = look.faults.keys().chain(&applied.closed).copied().collect();
-    if applied.ensure(wanted, closed)? {
+    if applied.ensure(wanted, closed).await? {
         look.words.push(format!("nftables table inet {}", ruleset::TABLE));
     }
     let mut refused = BTreeSet::new();
@@ -130,7 +132,11 @@ pub(super) async fn look(
     if refused.is_empty() {
         applied.routing = Some(routing);
     }
-    applied.ensure(wanted, look.faults.keys().copied().collect())?;
+    let closed: BTreeSet<Family> = look.faults.keys().copied().collect();
+    // It was looked at a moment ago.
+    if closed != applied.closed {
+        applied.ensure(wanted, closed).await?;
+    }
     Ok(look)
 }
 
@@ -148,7 +154,7 @@ pub(super) async fn close(
         look.faults.entry(family).or_insert(Fault::NotInPlace);
     }
     // Where nft is what fails, what is closed stays so, and the problem of the look says why.
-    if applied.ensure(wanted, look.faults.keys().copied().collect()).is_err() {
+    if applied.ensure(wanted, look.faults.keys().copied().collect()).await.is_err() {
         let families = standings.families.keys().filter(|family| applied.keeps_closed(**family));
         for family in families {
             look.faults.entry(*family).or_insert(Fault::NotInPlace);
@@ -158,6 +164,21 @@ pub(super) async fn close(
 }
 
 impl Applied {
+    /// Nothing was put in place by this process; flows were decided by the words that are `leaving`.
+    pub(super) fn nothing(leaving: Option<Words>) -> Self {
+        Self { leaving, ..Self::default() }
+    }
+
+    /// The programs mark by the words that are wanted; gives whether the table is to be made anew for
+    /// that.
+    pub(super) fn has_left(&mut self) -> bool {
+        let is_leaving = self.leaving.take().is_some();
+        if is_leaving {
+            self.listing = None;
+        }
+        is_leaving
+    }
+
     /// Whether the table there is inspects this family, or there is none of this process.
     fn keeps_closed(&self, family: Family) -> bool {
         self.listing.is_none() || self.closed.contains(&family)
@@ -165,16 +186,20 @@ impl Applied {
 
     /// Applies the table where it is not there, another one, or has other families closed; gives
     /// whether somebody had changed it since.
-    fn ensure(&mut self, wanted: &Wanted, closed: BTreeSet<Family>) -> Result<bool, EgressError> {
-        let listed = nft::listing()?;
+    async fn ensure(
+        &mut self,
+        wanted: &Wanted,
+        closed: BTreeSet<Family>,
+    ) -> Result<bool, EgressError> {
+        let listed = nft::listing().await?;
         let is_same = listed.is_some() && listed == self.listing;
         if is_same && closed == self.closed {
             return Ok(false);
         }
         let was_ours = self.listing.is_some();
         let before = if is_same { Before::Alike } else { Before::Unknown };
-        nft::apply(&ruleset::text(wanted, &closed, before))?;
-        *self = Self { closed, listing: nft::listing()?, routing: self.routing.take() };
+        nft::apply(&ruleset::text(wanted, &closed, self.leaving, before)).await?;
+        (self.closed, self.listing) = (closed, nft::listing().await?);
         Ok(was_ours && !is_same)
     }
 }

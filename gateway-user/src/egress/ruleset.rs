@@ -3,7 +3,8 @@
 //! A flow's way stands in its connection mark: DECIDED is one bit, DIRECT the bits of the packet
 //! mark. It is restored only to packets in the original direction that come in by an inside
 //! interface; replies need no mark. So a change of the list never moves a live flow. What conntrack
-//! cannot place, and a family without next hop, has its mark cleared: inspection.
+//! cannot place, and a family without next hop, has its mark cleared: inspection. Direct is what has both
+//! words: so a flow that was decided by another `[mark]` is inspected, whatever its bits mean now.
 //!
 //! A direct flow that has lost its way is never handed to an inspector in its middle: TCP is reset, so
 //! that the client connects anew. That is what the sets are for, and the chain `lost`.
@@ -11,9 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::Wanted;
 use super::nudge::Pair;
 use super::routing::Family;
+use super::{Wanted, Words};
 use crate::config::{Action, OnFailure};
 
 /// The name of the table, of family `inet`.
@@ -36,21 +37,29 @@ pub(super) enum Before {
 }
 
 /// What `nft -f` takes: the whole table in one transaction, in place of the one before. Families that
-/// are `closed` are inspected, or blocked; their live direct flows are reset.
+/// are `closed` are inspected, or blocked; their live direct flows are reset. While the programs mark by
+/// what is `leaving`, their marks are cleared, and what was direct by it is reset.
 ///
 /// The chain stands before `mangle`, where TPROXY rules are, and after conntrack (-200): an
 /// inspector on this machine sees the restored mark.
 #[expect(clippy::too_many_lines, reason = "one text, to be read in one piece")]
-pub(super) fn text(wanted: &Wanted, closed: &BTreeSet<Family>, before: Before) -> String {
+pub(super) fn text(
+    wanted: &Wanted,
+    closed: &BTreeSet<Family>,
+    leaving: Option<Words>,
+    before: Before,
+) -> String {
     let (egress, mark) = (&wanted.egress, wanted.mark);
     let inside: Vec<String> = wanted.inside.iter().map(|name| format!("{name:?}")).collect();
     let inside = inside.join(", ");
     let is_direct = format!("mark & {:#010x} == {:#010x}", mark.mask, mark.value);
     let set_mark = format!("meta mark set meta mark & {:#010x}", !mark.mask);
-    let set_ct = format!("ct mark set ct mark & {:#010x}", !(mark.mask | egress.decided));
+    let set_ct = format!("ct mark set ct mark & {:#010x}", !wanted.words().bits());
     let (value, decided) = (mark.value, egress.decided);
-    let both = value | decided;
+    let both = wanted.words().direct();
+    let flow_is_direct = flow_is_direct(wanted.words());
     let no_way = no_way(wanted, closed, &is_direct);
+    let leaving = leaving.map(left).unwrap_or_default();
     let make_room = match before {
         Before::Unknown => format!("table inet {TABLE}\ndelete table inet {TABLE}"),
         Before::Alike => format!("flush table inet {TABLE}"),
@@ -93,13 +102,12 @@ table inet {TABLE} {{
         iifname {{ {inside} }} goto inside
     }}
     chain inside {{
-        ct state invalid jump ended
+{leaving}        ct state invalid jump ended
         ct state invalid,untracked goto clear
         ct mark & {decided:#010x} == 0 jump ended
 {picked_up}        ct direction reply goto clear
 {no_way}        ct mark & {decided:#010x} != 0 goto restore
         ct state new meta {is_direct} goto direct
-        ct {is_direct} goto direct
         goto inspect
     }}
     chain restore {{
@@ -146,8 +154,8 @@ table inet {TABLE} {{
             text,
             r#"    chain forward {{
         type filter hook forward priority mangle; policy accept;
-        oifname "{uplink}" ct {is_direct} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-        iifname "{uplink}" ct {is_direct} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+        oifname "{uplink}" {flow_is_direct} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+        iifname "{uplink}" {flow_is_direct} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
     }}"#
         )
         .ok();
@@ -157,13 +165,24 @@ table inet {TABLE} {{
             text,
             r#"    chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
-        oifname "{uplink}" ct {is_direct} masquerade
+        oifname "{uplink}" {flow_is_direct} masquerade
     }}"#
         )
         .ok();
     }
     text.push_str("}\n");
     text
+}
+
+/// What a connection mark is compared with that says direct by these words.
+fn flow_is_direct(words: Words) -> String {
+    format!("ct mark & {:#010x} == {:#010x}", words.bits(), words.direct())
+}
+
+/// The rules for what is marked, and was direct, by words that are left.
+fn left(words: Words) -> String {
+    let (mask, was_direct) = (!words.mark.mask, flow_is_direct(words));
+    format!("        meta mark set meta mark & {mask:#010x}\n        {was_direct} goto lost\n")
 }
 
 /// The rules for families that are closed or have no next hop.
@@ -178,7 +197,8 @@ fn no_way(wanted: &Wanted, closed: &BTreeSet<Family>, is_direct: &str) -> String
         if has_hop && !closed.contains(&family) {
             continue;
         }
-        writeln!(no_way, "        meta nfproto {name} ct {is_direct} goto lost").ok();
+        let flow_is_direct = flow_is_direct(wanted.words());
+        writeln!(no_way, "        meta nfproto {name} {flow_is_direct} goto lost").ok();
         if has_hop && egress.action == Action::Redirect {
             writeln!(
                 no_way,
@@ -304,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_bits_of_others_are_kept() {
-        let text = text(&wanted(), &BTreeSet::new(), Before::Unknown);
+        let text = text(&wanted(), &BTreeSet::new(), None, Before::Unknown);
         for line in [
             "iifname { \"lan0\", \"lan1\" } goto inside",
             "ct mark & 0x02000000 != 0 goto restore",
@@ -328,11 +348,11 @@ mod tests {
         wanted.egress.gateway6 = None;
         wanted.egress.masquerade = true;
         wanted.egress.clamp_mss = true;
-        let text = text(&wanted, &BTreeSet::new(), Before::Unknown);
+        let text = text(&wanted, &BTreeSet::new(), None, Before::Unknown);
         let at = |line: &str| text.find(line).unwrap_or_else(|| panic!("{line} is not in {text}"));
         assert!(at("meta nfproto ipv6 goto inspect") < at("goto restore"));
         assert!(!text.contains("nfproto ipv4"));
-        at("oifname \"wan0\" ct mark & 0x01000000 == 0x01000000 masquerade");
+        at("oifname \"wan0\" ct mark & 0x03000000 == 0x03000000 masquerade");
         at("maxseg size set rt mtu");
     }
 
@@ -340,22 +360,32 @@ mod tests {
     fn a_family_that_is_closed_is_inspected_or_refused_and_its_direct_flows_are_reset() {
         let mut wanted = wanted();
         let closed = [Family::V4].into();
-        let inspect = text(&wanted, &closed, Before::Alike);
-        let lost = "meta nfproto ipv4 ct mark & 0x01000000 == 0x01000000 goto lost\n";
+        let inspect = text(&wanted, &closed, None, Before::Alike);
+        let lost = "meta nfproto ipv4 ct mark & 0x03000000 == 0x03000000 goto lost\n";
         let refused = "meta nfproto ipv4 ct mark & 0x02000000 == 0 meta mark & 0x01000000 == \
                        0x01000000 goto refuse\n";
         assert!(inspect.contains(lost), "{inspect}");
         assert!(!inspect.contains("goto refuse") && !inspect.contains("nfproto ipv6"), "{inspect}");
         wanted.egress.on_failure = OnFailure::Block;
-        let block = text(&wanted, &closed, Before::Alike);
+        let block = text(&wanted, &closed, None, Before::Alike);
         let at =
             |line: &str| block.find(line).unwrap_or_else(|| panic!("{line} is not in {block}"));
         assert!(at(lost) < at(refused));
         assert!(at(refused) < at("meta nfproto ipv4 goto inspect"));
         assert_eq!((closed_in(&inspect), closed_in(&block)), (closed.clone(), closed));
-        let open = text(&wanted, &BTreeSet::new(), Before::Unknown);
+        let open = text(&wanted, &BTreeSet::new(), None, Before::Unknown);
         assert_eq!(closed_in(&open), BTreeSet::new());
         assert!(!open.contains("nfproto"), "only while it is down: {open}");
+    }
+
+    #[test]
+    fn what_is_marked_and_was_direct_by_words_that_are_left_is_cleared_and_reset_first() {
+        let words = Words { mark: Mark { value: 0x10, mask: 0x30 }, decided: 0x40 };
+        let text = text(&wanted(), &BTreeSet::new(), Some(words), Before::Unknown);
+        let begin = "    chain inside {\n        meta mark set meta mark & 0xffffffcf\n        ct mark & \
+                     0x00000070 == 0x00000050 goto lost\n        ct state invalid";
+        assert!(text.contains(begin), "{text}");
+        assert!(closed_in(&text).is_empty());
     }
 
     #[test]

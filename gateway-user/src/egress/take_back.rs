@@ -44,7 +44,7 @@ async fn remove_routing(removed: &mut Removed) -> Result<(), EgressError> {
 }
 
 async fn remove_table(removed: &mut Removed) -> Result<(), EgressError> {
-    let is_there = match nft::listing() {
+    let is_there = match nft::listing().await {
         Ok(listing) => listing.is_some(),
         // Without the program, there is no table that it made.
         Err(EgressError::NoNft { .. } | EgressError::ForeignTable) => false,
@@ -52,7 +52,7 @@ async fn remove_table(removed: &mut Removed) -> Result<(), EgressError> {
         Err(error) => return Err(error),
     };
     if is_there {
-        nft::remove()?;
+        nft::remove().await?;
         removed.table = true;
     }
     Ok(())
@@ -91,7 +91,7 @@ mod tests {
             ("netlink: Error: cache initialization failed: Invalid argument", true),
             ("Operation not permitted (you must be root)", false),
             ("Error: Could not process rule: Device or resource busy", false),
-            ("Error: syntax error", false),
+            ("it had not ended after 10 s and was killed; try it by hand", false),
         ] {
             assert_eq!(is_without_nftables(said), is_without, "{said}");
         }

@@ -18,7 +18,7 @@ use super::{Facts, InterfaceFacts, Metadata, Role, Seen};
 use crate::config::{self, Config, HookMode, Mark};
 use crate::datapath::{DatapathError, Loaded, Pins, attached, xdp_features};
 use crate::egress::rules;
-use crate::marks::{Looked, Ours, look};
+use crate::marks::{Ours, look};
 use crate::observe;
 
 /// What is to be looked at.
@@ -47,7 +47,7 @@ pub async fn gather(ask: &Ask) -> Facts {
     let rules = rules().await.map_err(|error| error.to_string());
     let ours = known.map_or(Ours { mark: Mark::default(), decided: 0 }, Ours::of);
     let seen_rules = rules.clone().unwrap_or_default();
-    let marks = tokio::task::spawn_blocking(move || look(&seen_rules, ours)).await;
+    let marks = look(seen_rules, ours).await;
     let interfaces = interfaces(known, &ask.interfaces, &pins).await;
     let dns = match (ask.dns, known) {
         (false, _) => Err("left out by --no-dns".to_owned()),
@@ -64,10 +64,7 @@ pub async fn gather(ask: &Ask) -> Facts {
         metadata: metadata(&pins),
         rules,
         daemon: daemon.is_some(),
-        marks: marks.unwrap_or_else(|error| Looked {
-            unseen: vec![error.to_string()],
-            ..Looked::default()
-        }),
+        marks,
         habits,
         clock: clock::is_synchronised(),
         now: Timestamp::now().as_second(),
