@@ -314,6 +314,12 @@ fn strict_reverse_path_filtering_on_the_uplink_is_said_with_what_to_do() {
     let daemon = product.start();
     assert!(!daemon.log().contains("rp_filter"), "{}", daemon.log());
     network.assert_it_parts();
+    // One that comes anew has settings of its own.
+    network.gateway("ip link delete up0");
+    daemon.wait_for_log("down: the interface is not there", 2);
+    network.site.gateway.sysctl("net/ipv4/conf/default/rp_filter", "1").unwrap();
+    join((&network.site.gateway, UPLINK), (&network.direct, "in0"), 2);
+    daemon.wait_for_log(advice, 1);
     daemon.terminate();
 }
 

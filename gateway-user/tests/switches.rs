@@ -254,17 +254,60 @@ fn when_the_daemon_is_killed_traffic_is_inspected_after_the_deadline_until_the_n
 }
 
 #[test]
-fn a_daemon_that_is_stopped_or_that_has_no_deadline_leaves_the_data_plane_marking() {
-    for (deadline, signal) in
-        [("2s", Signal::SIGTERM), ("2s", Signal::SIGINT), ("0s", Signal::SIGKILL)]
-    {
+fn a_daemon_that_is_stopped_leaves_its_deadline_counting() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let site = Site::new();
         let product = Product::new(&site, "auto");
-        product.configure(&with_deadline("auto", deadline));
+        product.configure(&with_deadline("auto", "2s"));
+        let daemon = product.start();
+        daemon.end(signal);
+        site.assert_it_marks();
+        sleep(Duration::from_millis(2500));
+        site.assert_it_marks_nothing();
+        assert_eq!(product.status()["switches"]["inspecting"], "daemon_gone", "{signal}");
+        let daemon = product.start();
+        site.assert_it_marks();
+        daemon.terminate();
+    }
+}
+
+#[test]
+fn without_a_deadline_the_data_plane_marks_on_after_a_stop_and_after_a_kill() {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let site = Site::new();
+        let product = Product::new(&site, "auto");
+        product.configure(&with_deadline("auto", "0s"));
         product.start().end(signal);
         sleep(Duration::from_millis(2500));
         site.assert_it_marks();
         assert_eq!(product.status()["switches"]["deadline"], json!(null), "{signal}");
+    }
+}
+
+/// An upgrade to a version that refuses the configuration: nobody follows the list any more.
+#[test]
+fn a_start_that_fails_leaves_a_deadline_whatever_the_daemon_before_it_left() {
+    for (left, state) in [(Some(2), true), (None, true), (None, false)] {
+        let site = Site::new();
+        let product = Product::new(&site, "auto");
+        product.configure(&with_deadline("auto", "2s"));
+        product.start().terminate();
+        let mut control = Control::open(&site.pins()).unwrap().unwrap();
+        control.renew(left.map(Duration::from_secs)).unwrap();
+        product.configure(&with_deadline("auto", "2s").replace("version = 1", "version = 2"));
+        if !state {
+            fs::remove_dir_all(product.state_dir()).unwrap();
+        }
+        product.assert_refused(&["run"], Exit::Config as i32, &["version"]);
+        site.assert_it_marks();
+        let deadline = product.status()["switches"]["deadline"].as_u64();
+        // Where nothing is known of what serves, it is the default.
+        let longest = if state { 2 } else { 60 };
+        assert!(deadline.is_some_and(|left| left <= longest), "{left:?} {state}: {deadline:?}");
+        if state {
+            sleep(Duration::from_millis(2500));
+            site.assert_it_marks_nothing();
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use crate::exit::Failure;
 /// Publish, hold and follow changes, in the foreground
 ///
 /// SIGHUP reads the configuration again; SIGTERM stops and, unless `on-stop = "detach"`, leaves
-/// the data plane marking. Log lines go to the journal where systemd has started it, else to standard
-/// error; `RUST_LOG` changes how many.
+/// the data plane marking until its deadline. Log lines go to the journal where systemd has started it,
+/// else to standard error; `RUST_LOG` changes how many.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The configuration file

@@ -8,7 +8,8 @@ use super::ConfigError;
 use super::feed::duration;
 use super::validate::Source;
 
-const DEFAULT: Duration = Duration::from_mins(1);
+/// Where the file does not say.
+pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_mins(1);
 /// The daemon renews it every quarter; less than this and a busy machine passes for a dead daemon.
 const SHORTEST: Duration = Duration::from_secs(2);
 
@@ -17,7 +18,7 @@ pub(super) fn deadline(
     source: &Source<'_>,
     key: Option<&Spanned<String>>,
 ) -> Result<Option<Duration>, ConfigError> {
-    let Some(at) = key else { return Ok(Some(DEFAULT)) };
+    let Some(at) = key else { return Ok(Some(DEFAULT_DEADLINE)) };
     let deadline = duration(source, at, "deadline", Duration::ZERO)?;
     if deadline.is_zero() {
         return Ok(None);

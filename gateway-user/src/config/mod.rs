@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Guards;
 use crate::policy::Policy;
 
+pub(crate) use deadline::DEFAULT_DEADLINE;
 pub use egress::{Action, Egress, NextHop, OnFailure};
 pub use feed::{FeedOptions, FeedSource, HoldAdditions, Instance, OnStale, UnknownInstance};
 pub use health::{Health, Target};
@@ -38,8 +39,7 @@ pub struct Config {
     pub policy: Policy,
     /// What the daemon does with the data plane when it is stopped.
     pub on_stop: OnStop,
-    /// How long packets go direct once the daemon has gone without being stopped; `None` is without
-    /// end.
+    /// How long packets go direct once the daemon has gone; `None` is without end.
     pub deadline: Option<Duration>,
     /// tc checks one proposal of XDP in so many; 0 is none.
     pub self_check: u32,
@@ -154,7 +154,7 @@ impl Mode {
 /// What happens to the data plane on SIGTERM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnStop {
-    /// It goes on marking.
+    /// It goes on marking until the deadline.
     #[default]
     Keep,
     /// It is taken back as `breakout365 down` does.

@@ -221,6 +221,7 @@ impl Daemon<'_> {
             }
         };
         let way_before = self.egress.wanted().cloned();
+        let way_of_flows = self.way_of_flows();
         blueprint.redirect = match self.redirect(&revision.config, &mut hooks).await {
             Ok(redirect) => redirect,
             Err(problem) => {
@@ -228,13 +229,14 @@ impl Daemon<'_> {
                 return Err(problem.into());
             }
         };
-        let published = match self.make_way_out(&revision.config, trigger).await {
-            Ok(()) => {
-                blueprint.redirect = self.as_far_as_up(blueprint.redirect.take());
-                self.bring_up(&blueprint, &hooks)
-            }
-            Err(failure) => Err(failure),
-        };
+        let published =
+            match self.make_way_out(&revision.config, way_of_flows.as_ref(), trigger).await {
+                Ok(()) => {
+                    blueprint.redirect = self.as_far_as_up(blueprint.redirect.take());
+                    self.bring_up(&blueprint, &hooks)
+                }
+                Err(failure) => Err(failure),
+            };
         let published = match published {
             Ok(published) => published,
             Err(failure) => {
@@ -257,7 +259,8 @@ impl Daemon<'_> {
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.
         self.give_sign_of_life();
-        self.leave_uplink(way_before.as_ref()).await;
+        self.leave_uplink(way_of_flows.as_ref()).await;
+        self.look_for_collisions();
         self.windows_are_published().await;
         let Some(Serving { revision, .. }) = &self.serving else { return Ok(generation) };
         let is_new = before.as_ref().is_none_or(|before| !before.is_same(revision));

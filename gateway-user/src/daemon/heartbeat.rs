@@ -40,13 +40,6 @@ impl Heartbeat {
         self.control.as_ref()?.standing().inspect_err(|error| error!("{error}")).ok()
     }
 
-    /// The last sign of life there is, with no deadline behind it.
-    pub(super) fn stop(&mut self) {
-        if let Err(error) = self.beat(None) {
-            error!("{error}");
-        }
-    }
-
     fn beat(&mut self, deadline: Option<Duration>) -> Result<(), DatapathError> {
         self.next = deadline.and_then(|deadline| Instant::now().checked_add(deadline / SIGNS));
         match &mut self.control {

@@ -6,11 +6,13 @@
 //! alone, `pending` and `trial` are what waits for a person, `windows` is what a person opens for some
 //! clients for some time, `watch` asks the feed's source, `heartbeat` is the sign of life that packets
 //! go direct by, `tally` adds counters up, `control` and `observer` are the two sockets, `service` is
-//! what the service manager hears, `journal` is what is left to read.
+//! what the service manager hears, `journal` is what is left to read, `failed_start` is what becomes of
+//! an earlier daemon's generation where this one ends with a failure.
 
 mod change;
 mod collisions;
 pub mod control;
+mod failed_start;
 mod heartbeat;
 mod hooks;
 pub mod journal;
@@ -26,6 +28,7 @@ mod self_check;
 mod service;
 mod socket;
 mod start;
+mod take_back;
 mod tally;
 mod trial;
 mod watch;
@@ -53,18 +56,18 @@ use self::revision::{ConfigText, Revision};
 use self::service::Service;
 use self::start::Left;
 pub use self::start::feed_at_hand;
+pub use self::take_back::{TakenBack, take_back};
 use self::tally::Tally;
 use self::trial::Trial;
 use self::watch::FeedWatch;
 pub use self::windows::WindowReport;
 use self::windows::Windows;
 use crate::config::OnStop;
-use crate::datapath::{
-    DatapathError, Interface, Lock, Pins, WindowCounters, require_privileges, take_down,
-};
+use crate::datapath::{DatapathError, Interface, Lock, Pins, WindowCounters, require_privileges};
 use crate::egress::Keeper;
 use crate::exit::{Exit, Failure};
 use crate::feed::Store;
+use crate::marks::Ours;
 
 /// Messages can be lost, and a failed attachment has no message when it would work again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -89,6 +92,11 @@ pub struct Settings {
 /// What kept the first generation from being published, or what went wrong while stopping. A
 /// change that fails later is logged and changes nothing.
 pub async fn run(settings: &Settings) -> Result<(), Failure> {
+    let outcome = Box::pin(serve(settings)).await;
+    outcome.map_err(|failure| failed_start::leave_a_deadline(settings, failure))
+}
+
+async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let left = Left::read(&Store::peek(&settings.state_dir), &settings.config)?;
     // What was on trial is not asked what it says.
@@ -127,6 +135,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         service: Service::of_this_process(),
         interfaces: hooks::Present::new(),
         egress: Keeper::default(),
+        looked_for: None,
         problem: None,
         failed: None,
         log: None,
@@ -152,7 +161,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         tokio::select! {
             asked = observer.asked() => daemon.tell(asked),
             _ = signals.hangup.recv() => daemon.hangup().await,
-            call = control.call() => daemon.answer(call).await,
+            call = control.call() => Box::pin(daemon.answer(call)).await,
             () = links.changed() => {
                 daemon.follow_interfaces().await;
                 daemon.look_at_way_out().await;
@@ -236,6 +245,8 @@ struct Daemon<'a> {
     service: Service,
     interfaces: hooks::Present,
     egress: Keeper,
+    /// The bits that others were last looked for.
+    looked_for: Option<Ours>,
     windows: Windows,
     /// What went wrong last and has not come right since.
     problem: Option<String>,
@@ -296,14 +307,21 @@ impl Daemon<'_> {
         let on_stop = self.serving.as_ref().map(|serving| serving.revision.config.on_stop);
         match on_stop.unwrap_or_default() {
             OnStop::Keep => {
-                // Who stops it has said what becomes of the data plane: that is no daemon gone.
-                self.heartbeat.stop();
-                info!("stopped; the data plane goes on marking");
+                self.give_sign_of_life();
+                match self.serving.as_ref().map(|serving| serving.revision.config.deadline) {
+                    Some(Some(deadline)) => info!(
+                        "stopped; the data plane marks on for {} s, then everything is inspected",
+                        deadline.as_secs()
+                    ),
+                    Some(None) => info!("stopped; the data plane goes on marking"),
+                    None => info!("stopped; nothing was published"),
+                }
             }
             OnStop::Detach => {
-                let released = self.egress.release().await;
-                take_down(self.lock).await?;
-                released?;
+                // It would put back what is taken back.
+                drop(std::mem::take(&mut self.egress));
+                let taken_back = take_back(&self.settings.pins, Some(self.lock)).await;
+                taken_back.outcome()?;
                 info!("stopped; the data plane is taken back");
             }
         }

@@ -7,23 +7,38 @@ use super::Daemon;
 use super::journal::{Entry, Outcome, Trigger};
 use crate::config::Config;
 use crate::datapath::attached;
-use crate::egress::{Transition, Wanted};
+use crate::egress::{EgressError, Transition, Wanted};
 use crate::exit::Failure;
 
 impl Daemon<'_> {
     /// Makes the way out that `config` asks for, if any. At a start the uplink may come later, and
-    /// on the way back: what served before is no typing error.
+    /// on the way back: what served before is no typing error. `before` is the way out that flows have
+    /// been decided for so far.
     pub(super) async fn make_way_out(
         &mut self,
         config: &Config,
+        before: Option<&Wanted>,
         trigger: Trigger,
     ) -> Result<(), Failure> {
         let is_way_back = matches!(trigger, Trigger::Rollback | Trigger::Unconfirmed);
         let may_wait = is_way_back || self.serving.is_none();
-        match Wanted::of(config) {
-            Some(wanted) => Ok(self.egress.establish(&wanted, may_wait).await?),
-            None => Ok(()),
+        let Some(wanted) = Wanted::of(config) else { return Ok(()) };
+        let before = before.map(Wanted::words);
+        let bits = before.map_or(0, |before| before.confused_with(wanted.words()));
+        if bits != 0 {
+            return Err(EgressError::Confused { bits }.into());
         }
+        Ok(self.egress.establish(&wanted, before, may_wait).await?)
+    }
+
+    /// The way out that live flows have been decided for: this daemon's, or before it has published, of
+    /// what served last.
+    pub(super) fn way_of_flows(&self) -> Option<Wanted> {
+        let of_before = || {
+            let served = self.was.as_ref().or(self.before.as_ref());
+            served.filter(|_| self.serving.is_none()).and_then(|it| Wanted::of(&it.config))
+        };
+        self.egress.wanted().cloned().or_else(of_before)
     }
 
     /// After a change to `config` that failed, the way out is `before` again. Of a start that
@@ -40,20 +55,23 @@ impl Daemon<'_> {
         }
     }
 
-    /// Ends the direct flows of the way out `before`, where another uplink serves from now on: by that
-    /// one they would go on in their middle, from another address.
+    /// Ends the direct flows of the way out `before`, where another uplink or `[mark]` serves from now on:
+    /// they would go on in their middle, from another address or to an inspector.
     pub(super) async fn leave_uplink(&mut self, before: Option<&Wanted>) {
         let (Some(before), Some(now)) = (before, self.egress.wanted()) else { return };
-        let (before, now) = (before.egress.interface.clone(), now.egress.interface.clone());
-        if before == now {
+        let (uplink, serves) = (before.egress.interface.clone(), now.egress.interface.clone());
+        if uplink == serves && before.words() == now.words() {
             return;
         }
-        match self.egress.revoke(|_| true).await {
+        match self.egress.leave(before).await {
+            Ok(ended) if uplink == serves => {
+                info!("{ended} direct flows of another [mark] are ended");
+            }
             Ok(ended) => {
-                info!("{ended} direct flows of uplink {before} are ended, {now} serves now");
+                info!("{ended} direct flows of uplink {uplink} are ended, {serves} serves now");
             }
             Err(failure) => {
-                let problem = format!("direct flows of uplink {before} are not ended: {failure}");
+                let problem = format!("direct flows of uplink {uplink} are not ended: {failure}");
                 error!("{problem}");
                 self.problem = Some(problem);
             }

@@ -9,21 +9,22 @@ use tracing::warn;
 use super::flows::{Conntrack, Ended, Flow};
 use super::nudge::{Pair, nudge};
 use super::vanished::Vanished;
-use super::{EgressError, Wanted, nft, ruleset};
+use super::{EgressError, Wanted, Words, nft, ruleset};
 
 /// So many elements of a set go into one transaction: a text of some hundred kilobytes.
 const AT_ONCE: usize = 4096;
 
-/// Ends the direct flows that are picked, and what is left of those that have `vanished`. The next packet
-/// of a TCP flow without an entry, which is no SYN, is answered with a reset by our nftables table; other
-/// protocols begin anew by themselves.
+/// Ends the flows that are direct by these words, and picked, and what is left of those that have
+/// `vanished`. The next packet of a TCP flow without an entry, which is no SYN, is answered with a reset
+/// by our nftables table; other protocols begin anew by themselves.
 pub(super) async fn end(
     wanted: &Wanted,
+    words: Words,
     vanished: Option<&Vanished>,
     picked: impl Fn(&Flow) -> bool,
 ) -> Result<Ended, EgressError> {
     let conntrack = Conntrack::open()?;
-    let mut flows = conntrack.direct(wanted).await?;
+    let mut flows = conntrack.direct(words).await?;
     flows.retain(&picked);
     // After the list: what is not in it any more is in here.
     let mut gone = match vanished {
@@ -36,9 +37,9 @@ pub(super) async fn end(
     let tcp: BTreeSet<Pair> = tcp.map(|flow| (flow.source, flow.destination)).collect();
     let tcp: Vec<Pair> = tcp.into_iter().collect();
     for some in tcp.chunks(AT_ONCE) {
-        nft::apply(&ruleset::ended(some))?;
+        nft::apply(&ruleset::ended(some)).await?;
         // Without it, clients that only wait are not reset before they speak.
-        if let Err(error) = nft::apply(&ruleset::nudged(some)) {
+        if let Err(error) = nft::apply(&ruleset::nudged(some)).await {
             warn!("clients that only wait are not reset yet: {error}");
         }
     }

@@ -80,6 +80,15 @@ pub enum EgressError {
         /// What it said.
         said: String,
     },
+    /// Flows that live now would be taken for what they are not.
+    #[error(
+        "[mark]: the bits {bits:#x} were \"direct\" until now and are to be \"decided\", or the other \
+         way round: flows that are inspected would look direct; choose other bits"
+    )]
+    Confused {
+        /// The bits.
+        bits: u32,
+    },
     /// What was put in place was not there a moment later.
     #[error("{what} does not stay: another program removes it at once; see `ip monitor`")]
     DoesNotStay {

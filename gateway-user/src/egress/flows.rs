@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::netlink::failed;
 use super::routing::Family;
-use super::{EgressError, Wanted};
+use super::{EgressError, Words};
 
 /// `enum ctattr_type` in the kernel's `uapi/linux/netfilter/nfnetlink_conntrack.h`; the ones that the
 /// crate has no name for.
@@ -74,15 +74,14 @@ impl Conntrack {
         Ok(Self { handle, connection: tokio::spawn(connection) })
     }
 
-    /// The flows whose mark has both of our words, direct and decided. The kernel compares, so that
+    /// The flows whose mark has both of these words, direct and decided. The kernel compares, so that
     /// a gateway with a million other flows lists ours.
-    pub(super) async fn direct(&self, wanted: &Wanted) -> Result<Vec<Flow>, EgressError> {
-        let (mark, decided) = (wanted.mark, wanted.egress.decided);
+    pub(super) async fn direct(&self, words: Words) -> Result<Vec<Flow>, EgressError> {
         let attributes = vec![
-            ConntrackAttribute::CtaMark(mark.value | decided),
+            ConntrackAttribute::CtaMark(words.direct()),
             ConntrackAttribute::Other(DefaultNla::new(
                 CTA_MARK_MASK,
-                (mark.mask | decided).to_be_bytes().into(),
+                words.bits().to_be_bytes().into(),
             )),
         ];
         let flags = NLM_F_REQUEST | NLM_F_DUMP;

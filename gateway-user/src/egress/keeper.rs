@@ -17,7 +17,7 @@ use super::standing::{Standings, Transition};
 use super::take_back::take_back;
 use super::vanished::Vanished;
 use super::watch::Watch;
-use super::{EgressError, Hop, Wanted, nft, reverse_path, ruleset};
+use super::{EgressError, Hop, Wanted, Words, nft, reverse_path, ruleset};
 use crate::observe::EgressState;
 
 /// Where nothing says that something has come right.
@@ -39,6 +39,8 @@ pub struct Keeper {
     vanished: Option<Vanished>,
     standings: Standings,
     hops: BTreeMap<Family, Hop>,
+    /// Index of the uplink when it was last seen.
+    index: Option<u32>,
     /// When to look although nothing was heard.
     again: Option<Instant>,
     /// Flows that were ended, by cause.
@@ -67,22 +69,30 @@ impl Keeper {
     /// that cannot be reached, is one unless the way out `may_wait`, as at a start: then it may come
     /// later.
     ///
+    /// Where flows were decided by other words `before`, and programs mark by them, nothing new goes
+    /// direct and what was direct is reset, until [`Keeper::leave`].
+    ///
     /// # Errors
     ///
     /// It cannot be put in place. What was done by then stays until [`Keeper::go_back`].
-    pub async fn establish(&mut self, wanted: &Wanted, may_wait: bool) -> Result<(), EgressError> {
+    pub async fn establish(
+        &mut self,
+        wanted: &Wanted,
+        before: Option<Words>,
+        may_wait: bool,
+    ) -> Result<(), EgressError> {
         if self.wanted.as_ref() == Some(wanted) {
             self.look_again().await;
             return Ok(());
         }
         // Whatever has its name may be of another process; and it is another one now.
-        self.applied = Applied::default();
+        self.applied = Applied::nothing(before.filter(|before| *before != wanted.words()));
         let egress = &wanted.egress;
         let before = self.wanted.as_ref().and_then(|wanted| wanted.egress.health.as_ref());
         let is_same_health = before.is_some() && before == egress.health.as_ref();
         let mut standings = self.standings.with(egress, is_same_health);
         if self.standings.families.is_empty()
-            && let Some(listing) = nft::listing()?
+            && let Some(listing) = nft::listing().await?
         {
             standings.were_closed(&ruleset::closed_in(&listing));
         }
@@ -97,11 +107,6 @@ impl Keeper {
             egress.priority,
             egress.priority.saturating_add(1)
         );
-        if egress.gateway4.is_some()
-            && let Some(problem) = reverse_path::problem(&egress.interface)
-        {
-            warn!("{problem}");
-        }
         // Probes take the mark with them.
         self.prober = egress
             .health
@@ -116,7 +121,7 @@ impl Keeper {
         }
         self.wanted = Some(wanted.clone());
         self.standings = standings;
-        self.problem = None;
+        (self.problem, self.index) = (None, None);
         self.settle(look).await;
         Ok(())
     }
@@ -165,6 +170,14 @@ impl Keeper {
         self.hops.extend(hops);
         if let (Some(watch), Some(index)) = (&self.watch, index) {
             watch.follow(index);
+            // One that comes anew has settings of its own.
+            if self.index.replace(index) != Some(index)
+                && index != 0
+                && wanted.egress.gateway4.is_some()
+                && let Some(problem) = reverse_path::problem(&wanted.egress.interface)
+            {
+                warn!("{problem}");
+            }
         }
         self.standings.take(&wanted.egress, &faults);
         self.end_what_is_owed().await;
@@ -179,7 +192,8 @@ impl Keeper {
         if owed.is_empty() {
             return;
         }
-        match end(wanted, self.vanished.as_ref(), |flow| owed.contains(&flow.family())).await {
+        let vanished = self.vanished.as_ref();
+        match end(wanted, wanted.words(), vanished, |flow| owed.contains(&flow.family())).await {
             Ok(ended) => {
                 info!("{} direct flows are ended, their uplink is down", ended.removed);
                 self.not_ended = None;
@@ -210,7 +224,23 @@ impl Keeper {
     /// They cannot be listed or removed.
     pub async fn revoke(&mut self, picked: impl Fn(&Flow) -> bool) -> Result<u64, EgressError> {
         let Some(wanted) = &self.wanted else { return Ok(0) };
-        let ended = end(wanted, None, picked).await?;
+        let ended = end(wanted, wanted.words(), None, picked).await?;
+        self.count(REVOKED, ended);
+        Ok(ended.removed)
+    }
+
+    /// Leaves what was kept `before`, now that nothing marks for it any more: ends the flows that were
+    /// direct by it, and gives how many.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be listed or removed.
+    pub async fn leave(&mut self, before: &Wanted) -> Result<u64, EgressError> {
+        if self.applied.has_left() {
+            self.look_again().await;
+        }
+        let Some(wanted) = &self.wanted else { return Ok(0) };
+        let ended = end(wanted, before.words(), None, |_| true).await?;
         self.count(REVOKED, ended);
         Ok(ended.removed)
     }
@@ -265,7 +295,7 @@ impl Keeper {
     pub async fn go_back(&mut self, before: Option<&Wanted>) {
         self.wanted = None;
         let outcome = match before {
-            Some(before) => self.establish(before, true).await,
+            Some(before) => self.establish(before, None, true).await,
             None => self.release().await,
         };
         if let Err(failure) = outcome {
@@ -287,11 +317,11 @@ impl Keeper {
             standings: self.standings.without_families(),
             ..Self::default()
         };
-        let removed = take_back().await?;
+        let (removed, problems) = take_back().await;
         if !removed.is_nothing() {
-            info!("rules, routes and nftables table of the direct uplink are taken back");
+            info!("of the direct uplink are taken back: {removed}");
         }
-        Ok(())
+        problems.into_iter().next().map_or(Ok(()), Err)
     }
 
     /// The families that went down or came up since the last call.

@@ -76,7 +76,43 @@ pub struct Wanted {
     pub inside: std::collections::BTreeSet<String>,
 }
 
+/// What a connection mark says of a flow's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// The bits of the packet mark, in which "direct" is written.
+    pub mark: Mark,
+    /// The bit that says the way is decided.
+    pub decided: u32,
+}
+
+impl Words {
+    /// All bits that are ours.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.mark.mask | self.decided
+    }
+
+    /// These bits of a flow that is direct: it takes both words.
+    #[must_use]
+    pub const fn direct(self) -> u32 {
+        self.mark.value | self.decided
+    }
+
+    /// The bits that are "decided" for the one and part of "direct" for the other: a flow that is
+    /// inspected by the one would look direct by the other, to rules that ask for the mark alone.
+    #[must_use]
+    pub const fn confused_with(self, other: Self) -> u32 {
+        (self.mark.value & other.decided) | (other.mark.value & self.decided)
+    }
+}
+
 impl Wanted {
+    /// What its connection marks say.
+    #[must_use]
+    pub const fn words(&self) -> Words {
+        Words { mark: self.mark, decided: self.egress.decided }
+    }
+
     /// What `config` asks for; `None` without `[egress]`.
     #[must_use]
     pub fn of(config: &Config) -> Option<Self> {

@@ -8,7 +8,7 @@ use super::netlink::Netlink;
 use super::routing::{Family, Routing};
 use super::ruleset::Before;
 use super::standing::Standings;
-use super::{EgressError, Hop, Wanted, nft, ruleset};
+use super::{EgressError, Hop, Wanted, Words, nft, ruleset};
 
 /// What was put in place last.
 #[derive(Default)]
@@ -21,6 +21,8 @@ pub(super) struct Applied {
     listing: Option<String>,
     /// Rules and routes.
     routing: Option<Routing>,
+    /// What flows have been decided by so far, while the programs still mark by that.
+    leaving: Option<Words>,
 }
 
 /// What was seen and done.
@@ -97,7 +99,7 @@ pub(super) async fn look(
     }
     // First the flows that are to keep their way or to lose it, then the way.
     let closed = look.faults.keys().chain(&applied.closed).copied().collect();
-    let mut was_changed = applied.ensure(wanted, closed, &look.mtus)?;
+    let mut was_changed = applied.ensure(wanted, closed, &look.mtus).await?;
     let mut refused = BTreeSet::new();
     for route in &steps.add_routes {
         let Err(source) = netlink.add_route(route).await else { continue };
@@ -131,7 +133,11 @@ pub(super) async fn look(
     }
     // What was never there, nobody has removed.
     applied.routing = refused.is_empty().then_some(routing);
-    was_changed |= applied.ensure(wanted, look.faults.keys().copied().collect(), &look.mtus)?;
+    let closed: BTreeSet<Family> = look.faults.keys().copied().collect();
+    // It was looked at a moment ago.
+    if closed != applied.closed {
+        was_changed |= applied.ensure(wanted, closed, &look.mtus).await?;
+    }
     if was_changed {
         look.words.push(format!("nftables table inet {}", ruleset::TABLE));
     }
@@ -152,7 +158,7 @@ pub(super) async fn close(
         look.faults.entry(family).or_insert(Fault::NotInPlace);
     }
     // Where nft is what fails, what is closed stays so, and the problem of the look says why.
-    if applied.ensure(wanted, look.faults.keys().copied().collect(), &look.mtus).is_err() {
+    if applied.ensure(wanted, look.faults.keys().copied().collect(), &look.mtus).await.is_err() {
         let families = standings.families.keys().filter(|family| applied.keeps_closed(**family));
         for family in families {
             look.faults.entry(*family).or_insert(Fault::NotInPlace);
@@ -162,6 +168,21 @@ pub(super) async fn close(
 }
 
 impl Applied {
+    /// Nothing was put in place by this process; flows were decided by the words that are `leaving`.
+    pub(super) fn nothing(leaving: Option<Words>) -> Self {
+        Self { leaving, ..Self::default() }
+    }
+
+    /// The programs mark by the words that are wanted; gives whether the table is to be made anew for
+    /// that.
+    pub(super) fn has_left(&mut self) -> bool {
+        let is_leaving = self.leaving.take().is_some();
+        if is_leaving {
+            self.listing = None;
+        }
+        is_leaving
+    }
+
     /// Whether the table there is inspects this family, or there is none of this process.
     fn keeps_closed(&self, family: Family) -> bool {
         self.listing.is_none() || self.closed.contains(&family)
@@ -169,22 +190,22 @@ impl Applied {
 
     /// Applies the table where it is not there, another one, or has other families closed or other
     /// packet sizes; gives whether somebody had changed it since.
-    fn ensure(
+    async fn ensure(
         &mut self,
         wanted: &Wanted,
         closed: BTreeSet<Family>,
         mtus: &BTreeMap<Family, u32>,
     ) -> Result<bool, EgressError> {
         let mtus = if wanted.egress.clamp_mss { mtus.clone() } else { BTreeMap::new() };
-        let listed = nft::listing()?;
+        let listed = nft::listing().await?;
         let is_same = listed.is_some() && listed == self.listing;
         if is_same && closed == self.closed && mtus == self.mtus {
             return Ok(false);
         }
         let was_ours = self.listing.is_some();
         let before = if is_same { Before::Alike } else { Before::Unknown };
-        nft::apply(&ruleset::text(wanted, &closed, &mtus, before))?;
-        *self = Self { closed, mtus, listing: nft::listing()?, routing: self.routing.take() };
+        nft::apply(&ruleset::text(wanted, &closed, &mtus, self.leaving, before)).await?;
+        (self.closed, self.mtus, self.listing) = (closed, mtus, nft::listing().await?);
         Ok(was_ours && !is_same)
     }
 }

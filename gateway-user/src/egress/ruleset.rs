@@ -3,7 +3,8 @@
 //! A flow's way stands in its connection mark: DECIDED is one bit, DIRECT the bits of the packet
 //! mark. It is restored only to packets in the original direction that come in by an inside
 //! interface; replies need no mark. So a change of the list never moves a live flow. What conntrack
-//! cannot place, and a family without next hop, has its mark cleared: inspection.
+//! cannot place, and a family without next hop, has its mark cleared: inspection. Direct is what has both
+//! words: so a flow that was decided by another `[mark]` is inspected, whatever its bits mean now.
 //!
 //! A direct flow that has lost its way is never handed to an inspector in its middle: TCP is reset, so
 //! that the client connects anew. That is what the sets are for, and the chain `lost`.
@@ -11,9 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::Wanted;
 use super::nudge::Pair;
 use super::routing::Family;
+use super::{Wanted, Words};
 use crate::config::{Action, OnFailure};
 
 /// The name of the table, of family `inet`.
@@ -40,7 +41,8 @@ pub(super) enum Before {
 
 /// What `nft -f` takes: the whole table in one transaction, in place of the one before. Families that
 /// are `closed` are inspected, or blocked; their live direct flows are reset. `mtus` are the largest
-/// packets that the uplink takes, bytes.
+/// packets that the uplink takes, bytes. While the programs mark by what is `leaving`, their marks are
+/// cleared, and what was direct by it is reset.
 ///
 /// The chain stands before `mangle`, where TPROXY rules are, and after conntrack (-200): an
 /// inspector on this machine sees the restored mark.
@@ -49,6 +51,7 @@ pub(super) fn text(
     wanted: &Wanted,
     closed: &BTreeSet<Family>,
     mtus: &BTreeMap<Family, u32>,
+    leaving: Option<Words>,
     before: Before,
 ) -> String {
     let (egress, mark) = (&wanted.egress, wanted.mark);
@@ -56,10 +59,12 @@ pub(super) fn text(
     let inside = inside.join(", ");
     let is_direct = format!("mark & {:#010x} == {:#010x}", mark.mask, mark.value);
     let set_mark = format!("meta mark set meta mark & {:#010x}", !mark.mask);
-    let set_ct = format!("ct mark set ct mark & {:#010x}", !(mark.mask | egress.decided));
+    let set_ct = format!("ct mark set ct mark & {:#010x}", !wanted.words().bits());
     let (value, decided) = (mark.value, egress.decided);
-    let both = value | decided;
+    let both = wanted.words().direct();
+    let flow_is_direct = flow_is_direct(wanted.words());
     let no_way = no_way(wanted, closed, &is_direct);
+    let leaving = leaving.map(left).unwrap_or_default();
     let make_room = match before {
         Before::Unknown => format!("table inet {TABLE}\ndelete table inet {TABLE}"),
         Before::Alike => format!("flush table inet {TABLE}"),
@@ -102,13 +107,12 @@ table inet {TABLE} {{
         iifname {{ {inside} }} goto inside
     }}
     chain inside {{
-        ct state invalid jump ended
+{leaving}        ct state invalid jump ended
         ct state invalid,untracked goto clear
         ct mark & {decided:#010x} == 0 jump ended
 {picked_up}        ct direction reply goto clear
 {no_way}        ct mark & {decided:#010x} != 0 goto restore
         ct state new meta {is_direct} goto direct
-        ct {is_direct} goto direct
         goto inspect
     }}
     chain restore {{
@@ -155,9 +159,9 @@ table inet {TABLE} {{
             text,
             r#"    chain forward {{
         type filter hook forward priority mangle; policy accept;
-        oifname "{uplink}" ct {is_direct} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+        oifname "{uplink}" {flow_is_direct} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
 {of_replies}    }}"#,
-            of_replies = size_of_replies(mtus, &is_direct)
+            of_replies = size_of_replies(mtus, &flow_is_direct)
         )
         .ok();
     }
@@ -166,7 +170,7 @@ table inet {TABLE} {{
             text,
             r#"    chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
-        oifname "{uplink}" ct {is_direct} masquerade
+        oifname "{uplink}" {flow_is_direct} masquerade
     }}"#
         )
         .ok();
@@ -178,7 +182,7 @@ table inet {TABLE} {{
 /// The rules for what servers say that they take. It holds for the way back to them, which `rt mtu` does
 /// not find: it looks for a route without the mark. A size is only ever made smaller
 /// (`nft_exthdr_tcp_set_eval`).
-fn size_of_replies(mtus: &BTreeMap<Family, u32>, is_direct: &str) -> String {
+fn size_of_replies(mtus: &BTreeMap<Family, u32>, flow_is_direct: &str) -> String {
     let mut rules = String::new();
     for (family, headers) in HEADERS {
         let left = mtus.get(&family).map_or(0, |mtu| mtu.saturating_sub(headers));
@@ -187,7 +191,7 @@ fn size_of_replies(mtus: &BTreeMap<Family, u32>, is_direct: &str) -> String {
         }
         writeln!(
             rules,
-            "        meta nfproto {} ct direction reply ct {is_direct} tcp flags & (syn | rst) == syn tcp \
+            "        meta nfproto {} ct direction reply {flow_is_direct} tcp flags & (syn | rst) == syn tcp \
              option maxseg size set {}",
             family.name(),
             left.min(u16::MAX.into()),
@@ -195,6 +199,17 @@ fn size_of_replies(mtus: &BTreeMap<Family, u32>, is_direct: &str) -> String {
         .ok();
     }
     rules
+}
+
+/// What a connection mark is compared with that says direct by these words.
+fn flow_is_direct(words: Words) -> String {
+    format!("ct mark & {:#010x} == {:#010x}", words.bits(), words.direct())
+}
+
+/// The rules for what is marked, and was direct, by words that are left.
+fn left(words: Words) -> String {
+    let (mask, was_direct) = (!words.mark.mask, flow_is_direct(words));
+    format!("        meta mark set meta mark & {mask:#010x}\n        {was_direct} goto lost\n")
 }
 
 /// The rules for families that are closed or have no next hop.
@@ -209,7 +224,8 @@ fn no_way(wanted: &Wanted, closed: &BTreeSet<Family>, is_direct: &str) -> String
         if has_hop && !closed.contains(&family) {
             continue;
         }
-        writeln!(no_way, "        meta nfproto {name} ct {is_direct} goto lost").ok();
+        let flow_is_direct = flow_is_direct(wanted.words());
+        writeln!(no_way, "        meta nfproto {name} {flow_is_direct} goto lost").ok();
         if has_hop && egress.action == Action::Redirect {
             writeln!(
                 no_way,
@@ -335,7 +351,7 @@ mod tests {
 
     #[test]
     fn the_bits_of_others_are_kept() {
-        let text = text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), Before::Unknown);
+        let text = text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), None, Before::Unknown);
         for line in [
             "iifname { \"lan0\", \"lan1\" } goto inside",
             "ct mark & 0x02000000 != 0 goto restore",
@@ -360,11 +376,11 @@ mod tests {
         wanted.egress.masquerade = true;
         wanted.egress.clamp_mss = true;
         let mtus = [(Family::V4, 1400), (Family::V6, 50)].into();
-        let text = text(&wanted, &BTreeSet::new(), &mtus, Before::Unknown);
+        let text = text(&wanted, &BTreeSet::new(), &mtus, None, Before::Unknown);
         let at = |line: &str| text.find(line).unwrap_or_else(|| panic!("{line} is not in {text}"));
         assert!(at("meta nfproto ipv6 goto inspect") < at("goto restore"));
         assert_eq!(text.matches("nfproto ipv4").count(), 1);
-        at("oifname \"wan0\" ct mark & 0x01000000 == 0x01000000 masquerade");
+        at("oifname \"wan0\" ct mark & 0x03000000 == 0x03000000 masquerade");
         at("maxseg size set rt mtu");
         at("maxseg size set 1360\n");
         assert_eq!(text.matches("maxseg").count(), 2, "{text}");
@@ -374,22 +390,32 @@ mod tests {
     fn a_family_that_is_closed_is_inspected_or_refused_and_its_direct_flows_are_reset() {
         let mut wanted = wanted();
         let closed = [Family::V4].into();
-        let inspect = text(&wanted, &closed, &BTreeMap::new(), Before::Alike);
-        let lost = "meta nfproto ipv4 ct mark & 0x01000000 == 0x01000000 goto lost\n";
+        let inspect = text(&wanted, &closed, &BTreeMap::new(), None, Before::Alike);
+        let lost = "meta nfproto ipv4 ct mark & 0x03000000 == 0x03000000 goto lost\n";
         let refused = "meta nfproto ipv4 ct mark & 0x02000000 == 0 meta mark & 0x01000000 == \
                        0x01000000 goto refuse\n";
         assert!(inspect.contains(lost), "{inspect}");
         assert!(!inspect.contains("goto refuse") && !inspect.contains("nfproto ipv6"), "{inspect}");
         wanted.egress.on_failure = OnFailure::Block;
-        let block = text(&wanted, &closed, &BTreeMap::new(), Before::Alike);
+        let block = text(&wanted, &closed, &BTreeMap::new(), None, Before::Alike);
         let at =
             |line: &str| block.find(line).unwrap_or_else(|| panic!("{line} is not in {block}"));
         assert!(at(lost) < at(refused));
         assert!(at(refused) < at("meta nfproto ipv4 goto inspect"));
         assert_eq!((closed_in(&inspect), closed_in(&block)), (closed.clone(), closed));
-        let open = text(&wanted, &BTreeSet::new(), &BTreeMap::new(), Before::Unknown);
+        let open = text(&wanted, &BTreeSet::new(), &BTreeMap::new(), None, Before::Unknown);
         assert_eq!(closed_in(&open), BTreeSet::new());
         assert!(!open.contains("nfproto"), "only while it is down: {open}");
+    }
+
+    #[test]
+    fn what_is_marked_and_was_direct_by_words_that_are_left_is_cleared_and_reset_first() {
+        let words = Words { mark: Mark { value: 0x10, mask: 0x30 }, decided: 0x40 };
+        let text = text(&wanted(), &BTreeSet::new(), Some(words), Before::Unknown);
+        let begin = "    chain inside {\n        meta mark set meta mark & 0xffffffcf\n        ct mark & \
+                     0x00000070 == 0x00000050 goto lost\n        ct state invalid";
+        assert!(text.contains(begin), "{text}");
+        assert!(closed_in(&text).is_empty());
     }
 
     #[test]

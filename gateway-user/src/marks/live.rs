@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use super::{Collision, Ours, RuleFacts, iptables, nft, rules};
+use crate::program::{NoOutput, run};
 
 /// What was found, and what could not be looked at.
 #[derive(Clone, Debug, Default)]
@@ -22,11 +22,31 @@ pub struct Looked {
 }
 
 /// Lists what nftables, iptables and `rules` do with bits of `ours`. A program that is not installed
-/// has made no rule.
-#[must_use]
-pub fn look(rules: &[RuleFacts], ours: Ours) -> Looked {
+/// has made no rule. Long rulesets are read beside everything else.
+pub async fn look(rules: Vec<RuleFacts>, ours: Ours) -> Looked {
+    let ruleset = program("nft", &["--json", "list", "ruleset"]).await;
+    // The one of nftables does not see what the legacy one has made, nor the other way round.
+    let mut saved = Vec::new();
+    for name in ["iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"] {
+        saved.push((name, program(&format!("{name}-save"), &[]).await));
+    }
+    let looked = tokio::task::spawn_blocking(move || read(&rules, ours, ruleset, saved));
+    looked
+        .await
+        .unwrap_or_else(|error| Looked { unseen: vec![error.to_string()], ..Looked::default() })
+}
+
+/// What a program printed; `None` where there is none of this name.
+pub(crate) type Printed = Result<Option<String>, String>;
+
+fn read(
+    rules: &[RuleFacts],
+    ours: Ours,
+    ruleset: Printed,
+    saved: Vec<(&'static str, Printed)>,
+) -> Looked {
     let mut looked = Looked { collisions: rules::collisions(rules, ours), ..Looked::default() };
-    match program("nft", &["--json", "list", "ruleset"]) {
+    match ruleset {
         Ok(Some(text)) => {
             looked.has_nft = Some(true);
             match serde_json::from_str(&text) {
@@ -43,9 +63,8 @@ pub fn look(rules: &[RuleFacts], ours: Ours) -> Looked {
         }
         Err(problem) => looked.unseen.push(problem),
     }
-    // The one of nftables does not see what the legacy one has made, nor the other way round.
-    for name in ["iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"] {
-        match program(&format!("{name}-save"), &[]) {
+    for (name, saved) in saved {
+        match saved {
             Ok(Some(saved)) => {
                 looked.collisions.extend(iptables::collisions(name, &saved, ours));
             }
@@ -57,19 +76,10 @@ pub fn look(rules: &[RuleFacts], ours: Ours) -> Looked {
 }
 
 /// What a program prints; `None` where there is none of this name.
-pub(crate) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>, String> {
-    let line = [&[name], arguments].concat().join(" ");
-    let output =
-        Command::new(name).args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).output();
-    match output {
-        Ok(output) if output.status.success() => {
-            Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
-        }
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(format!("`{line}`: {}", said.split_whitespace().collect::<Vec<_>>().join(" ")))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("`{line}`: {error}")),
+pub(crate) async fn program(name: &str, arguments: &[&str]) -> Printed {
+    match run(name, arguments, None).await {
+        Ok(text) => Ok(Some(text)),
+        Err(NoOutput::Start(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("`{}`: {error}", [&[name], arguments].concat().join(" "))),
     }
 }

@@ -4,14 +4,14 @@ use super::super::{Flowtable, Seen};
 use crate::marks::{Looked, program};
 
 /// Those of the ruleset in `looked`; `nft` is asked again only where there are any.
-pub(super) fn read(looked: &Looked) -> Seen<Vec<Flowtable>> {
+pub(super) async fn read(looked: &Looked) -> Seen<Vec<Flowtable>> {
     let ruleset = looked.ruleset.as_ref();
     let ruleset = ruleset.ok_or_else(|| "the nftables rules could not be listed".to_owned())?;
     let objects = ruleset["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !objects.iter().any(|object| object.get("flowtable").is_some()) {
         return Ok(Vec::new());
     }
-    let text = program("nft", &["list", "flowtables"])?;
+    let text = program("nft", &["list", "flowtables"]).await?;
     Ok(parse(&text.ok_or_else(|| "there is no `nft`".to_owned())?))
 }
 

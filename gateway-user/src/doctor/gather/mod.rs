@@ -19,7 +19,7 @@ use super::{Facts, InterfaceFacts, Metadata, Role, Seen};
 use crate::config::{self, Config, HookMode, Mark};
 use crate::datapath::{Control, DatapathError, Loaded, Pins, attached, xdp_features};
 use crate::egress::{reverse_path_filter, rules, unmarked_way};
-use crate::marks::{Looked, Ours, look};
+use crate::marks::{Ours, look};
 use crate::observe::{self, Observation, Switches};
 
 /// What is to be looked at.
@@ -50,9 +50,7 @@ pub async fn gather(ask: &Ask) -> Facts {
     let rules = rules().await.map_err(|error| error.to_string());
     let ours = known.map_or(Ours { mark: Mark::default(), decided: 0 }, Ours::of);
     let seen_rules = rules.clone().unwrap_or_default();
-    let marks = tokio::task::spawn_blocking(move || look(&seen_rules, ours)).await;
-    let marks = marks
-        .unwrap_or_else(|error| Looked { unseen: vec![error.to_string()], ..Looked::default() });
+    let marks = look(seen_rules, ours).await;
     let interfaces = interfaces(known, &ask.interfaces, &pins).await;
     let dns = match (ask.dns, known) {
         (false, _) => Err("left out by --no-dns".to_owned()),
@@ -68,7 +66,7 @@ pub async fn gather(ask: &Ask) -> Facts {
         switches: switches(&pins, told),
         daemon,
         unmarked_way: unmarked_way().await.map_err(|error| error.to_string()),
-        flowtables: flowtables::read(&marks),
+        flowtables: flowtables::read(&marks).await,
         marks,
         habits,
         clock: clock::is_synchronised(),
