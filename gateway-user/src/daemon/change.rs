@@ -240,6 +240,7 @@ impl Daemon<'_> {
         self.leave_way_out(&revision.config).await;
         let generation = published.manifest.generation;
         hooks::report(&revision.config, &published);
+        self.hooked.take(&published.attached);
         self.log = PacketLog::start(published).inspect_err(|error| warn!("{error}")).ok().flatten();
         self.interfaces = interfaces;
         (self.problem, self.failed) = (None, None);

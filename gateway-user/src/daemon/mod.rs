@@ -3,7 +3,7 @@
 //! Packets are classified by what is pinned, whether it runs or not. Every change, an interface
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
 //! what becomes one, `way_out` makes the way for what it marks, `redirect` is whether XDP goes it
-//! alone, `pending` and `trial` are what waits for a person, `windows` is what a person opens for some
+//! alone, `missing` is what somebody has detached, `pending` and `trial` are what waits for a person, `windows` is what a person opens for some
 //! clients for some time, `watch` asks the feed's source, `heartbeat` is the sign of life that packets
 //! go direct by, `tally` adds counters up, `control` and `observer` are the two sockets, `service` is
 //! what the service manager hears, `journal` is what is left to read.
@@ -15,6 +15,7 @@ mod heartbeat;
 mod hooks;
 pub mod journal;
 mod links;
+mod missing;
 mod observer;
 mod packet_log;
 mod pending;
@@ -125,6 +126,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         checked_proposals: self_check::Checked::default(),
         service: Service::of_this_process(),
         interfaces: hooks::Present::new(),
+        hooked: missing::Hooked::default(),
         egress: Keeper::default(),
         problem: None,
         failed: None,
@@ -149,7 +151,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         let ping = daemon.service.next();
         let trial_ends = daemon.trial.as_ref().map(|trial| trial.until);
         tokio::select! {
-            asked = observer.asked() => daemon.tell(asked),
+            asked = observer.asked() => daemon.tell(asked).await,
             _ = signals.hangup.recv() => daemon.hangup().await,
             call = control.call() => daemon.answer(call).await,
             () = links.changed() => {
@@ -163,6 +165,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
             }
             _ = look_again.tick() => {
                 daemon.follow_interfaces().await;
+                daemon.look_at_hooks().await;
                 daemon.look_at_way_out().await;
                 daemon.look_at_the_clock().await;
                 daemon.look_at_self_check();
@@ -234,6 +237,7 @@ struct Daemon<'a> {
     checked_proposals: self_check::Checked,
     service: Service,
     interfaces: hooks::Present,
+    hooked: missing::Hooked,
     egress: Keeper,
     windows: Windows,
     /// What went wrong last and has not come right since.
@@ -284,8 +288,12 @@ impl Daemon<'_> {
         let Some(serving) = &self.serving else { return };
         let (revision, away) = (serving.revision.clone(), self.may_be_away(None));
         if let Err(failure) = self.publish(revision, Trigger::Interface, None, &away).await {
-            error!("{why}, but what follows from that cannot be published: {failure}");
-            self.problem = Some(failure.to_string());
+            let problem = failure.to_string();
+            // What is tried again and fails alike is no news.
+            if self.problem.as_ref() != Some(&problem) {
+                error!("{why}, but what follows from that cannot be published: {failure}");
+            }
+            self.problem = Some(problem);
         }
     }
 

@@ -286,6 +286,7 @@ impl Daemon<'_> {
             plans_held: self.plans_held.clone(),
             deadline: until,
             support: self.windows.state(),
+            missing: Vec::new(),
         }
     }
 }

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use super::Daemon;
 use super::observer::{Asked, document};
-use crate::datapath::{Attached, DatapathError, Lock, Meter, attached};
+use crate::datapath::{Attached, DatapathError, Lock, Meter, attached, attached_now};
 use crate::observe::{LoadedState, Observation, Publications, Traffic};
 
 /// A program that was replaced runs on until the packets are through that were in it: some
@@ -126,8 +126,8 @@ fn read(meter: &Meter, hooks: &[Attached]) -> Result<Traffic, DatapathError> {
 
 impl Daemon<'_> {
     /// Tells who asks.
-    pub(super) fn tell(&mut self, asked: Asked) {
-        match self.look() {
+    pub(super) async fn tell(&mut self, asked: Asked) {
+        match self.look().await {
             // Who asked may be gone.
             Ok(observation) => drop(asked.send(document(&observation))),
             // No document is better than one whose counters go back.
@@ -135,11 +135,13 @@ impl Daemon<'_> {
         }
     }
 
-    fn look(&mut self) -> Result<Observation, DatapathError> {
-        let hooks = attached(self.lock.pins())?;
-        let traffic = self.tally.traffic(&hooks)?;
+    async fn look(&mut self) -> Result<Observation, DatapathError> {
+        // What is missing for a moment keeps its series.
+        let traffic = self.tally.traffic(&attached(self.lock.pins())?)?;
+        let hooks = attached_now(self.lock.pins()).await?;
+        let missing = self.missing(&hooks);
         let current = self.tally.current.as_ref();
         let loaded = current.map(|meter| LoadedState::new(meter.manifest(), hooks));
-        Ok(self.observation(traffic, loaded))
+        Ok(Observation { missing, ..self.observation(traffic, loaded) })
     }
 }

@@ -389,6 +389,8 @@ impl FeedWatch {
             last_check: self.last_check.map(seconds),
             last_success: self.memory.last_success.map(seconds),
             next_check: self.next_time.map(seconds),
+            since: self.memory.since.filter(|_| self.client.is_some()).map(seconds),
+            poll_interval: self.client.as_ref().map(|_| self.options.poll_interval.as_secs()),
             checks: self.checks.clone(),
             problem: self.problem.clone(),
             refused: self.refused.as_ref().map(|(feed, why)| format!("{feed}: {why}")),

@@ -27,12 +27,13 @@ const CARGO_GENERATE_RPM: Tool =
     Tool { name: "cargo-generate-rpm", version: "0.21.1", reason: "writes RPMs" };
 
 /// Commands and files, the Debian package each is in, and what for.
-const SYSTEM: [(&str, &str, &str); 16] = [
+const SYSTEM: [(&str, &str, &str); 17] = [
     ("git", "git", "checks look at what is committed"),
     ("ip", "iproute2", "tests and lab build networks"),
     ("tc", "iproute2", "tests and lab look at hooks"),
     ("ethtool", "ethtool", "tests switch offloads"),
     ("nft", "nftables", "the lab translates addresses"),
+    ("bpftool", "bpftool", "a test detaches what the daemon has attached"),
     ("conntrack", "conntrack", "a test compares its flows with what servers saw"),
     ("curl", "curl", "a test types what the papers say"),
     ("sysctl", "procps", "the same"),

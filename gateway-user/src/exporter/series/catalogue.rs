@@ -1,5 +1,7 @@
 //! The list itself, in the order of its documentation.
 
+use std::collections::BTreeSet;
+
 use gateway_common::Verdict;
 
 use super::Kind::{Counter, Gauge};
@@ -199,6 +201,13 @@ pub static SERIES: &[Series] = &[
         }),
     },
     Series {
+        name: "breakout365_hook_missing",
+        kind: Gauge,
+        labels: &["interface"],
+        help: "Whether an inside interface is away, or something on it was detached that was attached; its packets may be inspected meanwhile.",
+        read: Daemon(missing_hooks),
+    },
+    Series {
         name: "breakout365_shadow",
         kind: Gauge,
         labels: &[],
@@ -302,6 +311,20 @@ pub static SERIES: &[Series] = &[
         read: Daemon(|state| Sample::time(state.feed.last_success.as_deref())),
     },
     Series {
+        name: "breakout365_feed_followed_since_timestamp_seconds",
+        kind: Gauge,
+        labels: &[],
+        help: "When the feed's source was first to be asked, restarts included; absent for a file or the list in the binary.",
+        read: Daemon(|state| Sample::time(state.feed.since.as_deref())),
+    },
+    Series {
+        name: "breakout365_feed_poll_interval_seconds",
+        kind: Gauge,
+        labels: &[],
+        help: "How long after a check that succeeded the feed's source is asked again (feed.poll-interval); absent for a file or the list in the binary.",
+        read: Daemon(|state| state.feed.poll_interval.map(Sample::whole).into_iter().collect()),
+    },
+    Series {
         name: "breakout365_feed_last_check_timestamp_seconds",
         kind: Gauge,
         labels: &[],
@@ -403,13 +426,14 @@ pub static SERIES: &[Series] = &[
         name: "breakout365_degraded",
         kind: Gauge,
         labels: &["cause"],
-        help: "Whether something went wrong and has not come right since, by where: daemon, egress, feed (the last check failed), policy (it refuses the feed).",
+        help: "Whether something went wrong and has not come right since, by where: daemon, egress, feed (the last check failed), hook (breakout365_hook_missing), policy (it refuses the feed).",
         read: Daemon(|state| {
             let egress = state.egress.as_ref().and_then(|egress| egress.problem.as_ref());
             let causes = [
                 ("daemon", state.problem.is_some()),
                 ("egress", egress.is_some()),
                 ("feed", state.feed.problem.is_some()),
+                ("hook", !state.missing.is_empty()),
                 ("policy", state.feed.refused.is_some()),
             ];
             causes.map(|(cause, is)| Sample::flag(is).with(&[cause])).into()
@@ -535,6 +559,15 @@ pub static SERIES: &[Series] = &[
         }),
     },
 ];
+
+fn missing_hooks(state: &Observation) -> Vec<Sample> {
+    let hooks = state.loaded.iter().flat_map(|loaded| &loaded.hooks);
+    let hooked = hooks.filter_map(|hook| hook.interface.as_deref());
+    let missing: BTreeSet<&str> = state.missing.iter().map(|it| it.interface.as_str()).collect();
+    let all: BTreeSet<&str> = hooked.chain(missing.iter().copied()).collect();
+    let sample = |interface| Sample::flag(missing.contains(interface)).with(&[interface]);
+    all.into_iter().map(sample).collect()
+}
 
 fn by_reason(state: &Observation, of: impl Fn(Count) -> u64) -> Vec<Sample> {
     let mut samples = Vec::new();
