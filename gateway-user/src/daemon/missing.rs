@@ -69,6 +69,7 @@ impl Daemon<'_> {
         for MissingHook { interface, what } in self.hooked.news(&missing) {
             let name = carrier_name(what);
             warn!(
+                event = "hook_missing",
                 interface,
                 carrier = what,
                 "interface {interface}: somebody has detached {name}; it is attached again"

@@ -133,6 +133,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         log: None,
     };
     daemon.tally.take_over(&daemon.lock);
+    heartbeat::look_back(daemon.lock.pins());
     daemon.come_back_to_windows();
     Box::pin(daemon.start(config, left)).await?;
     daemon.look_for_collisions();
@@ -252,7 +253,11 @@ impl Daemon<'_> {
     async fn hangup(&mut self) {
         self.service.reloading();
         if let Err(failure) = self.reload_and_follow(Trigger::Reload).await {
-            error!("reload refused, the policy before stays: {failure}");
+            error!(
+                event = "failed",
+                trigger = %Trigger::Reload,
+                "reload refused, the policy before stays: {failure}"
+            );
             self.problem = Some(format!("reload refused: {failure}"));
         }
         self.service.reloaded();
@@ -268,7 +273,11 @@ impl Daemon<'_> {
                 Ok(_) => came = true,
                 Err(DatapathError::NoInterface { .. }) => {
                     if index.take().is_some() {
-                        warn!("interface {name}: gone; it is attached again when it comes back");
+                        warn!(
+                            event = "interface_gone",
+                            interface = name,
+                            "interface {name}: gone; it is attached again when it comes back"
+                        );
                     }
                 }
                 Err(failure) => error!("{failure}"),
@@ -291,7 +300,11 @@ impl Daemon<'_> {
             let problem = failure.to_string();
             // What is tried again and fails alike is no news.
             if self.problem.as_ref() != Some(&problem) {
-                error!("{why}, but what follows from that cannot be published: {failure}");
+                error!(
+                    event = "failed",
+                    trigger = %Trigger::Interface,
+                    "{why}, but what follows from that cannot be published: {failure}"
+                );
             }
             self.problem = Some(problem);
         }
@@ -305,13 +318,13 @@ impl Daemon<'_> {
             OnStop::Keep => {
                 // Who stops it has said what becomes of the data plane: that is no daemon gone.
                 self.heartbeat.stop();
-                info!("stopped; the data plane goes on marking");
+                info!(event = "stopped", "stopped; the data plane goes on marking");
             }
             OnStop::Detach => {
                 let released = self.egress.release().await;
                 take_down(self.lock).await?;
                 released?;
-                info!("stopped; the data plane is taken back");
+                info!(event = "stopped", "stopped; the data plane is taken back");
             }
         }
         Ok(())

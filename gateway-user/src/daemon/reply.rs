@@ -227,7 +227,7 @@ impl Daemon<'_> {
         self.remember();
         match checked {
             Ok(()) => self.take_feed(Trigger::Feed).await,
-            Err(error) => warn!("{error}"),
+            Err(error) => warn!(event = "feed_failed", kind = error.kind(), "{error}"),
         }
         self.look_at_the_clock().await;
     }
@@ -242,9 +242,13 @@ impl Daemon<'_> {
 
     /// Nobody has confirmed.
     pub(super) async fn trial_is_over(&mut self) {
-        warn!("nobody confirmed: going back");
+        warn!(event = "not_confirmed", "nobody confirmed: going back");
         if let Err(failure) = self.go_back(Trigger::Unconfirmed).await {
-            error!("cannot go back, trying again in a moment: {failure}");
+            error!(
+                event = "failed",
+                trigger = %Trigger::Unconfirmed,
+                "cannot go back, trying again in a moment: {failure}"
+            );
             self.problem = Some(failure.to_string());
         }
         self.take_feed(Trigger::Feed).await;

@@ -29,11 +29,14 @@ impl Daemon<'_> {
             Ok((generation, counted)) => {
                 if self.checked_proposals.is_news(generation, counted) {
                     error!(
+                        event = "mismatch",
                         generation,
                         checked = counted.checked,
                         disagreed = counted.disagreed,
-                        "XDP lets packets go direct that tc would not: they are inspected where \
-                         checked; `breakout365 off` inspects all, and report this"
+                        "XDP lets packets go direct that tc would not, {} of {} that were checked: these \
+                         are inspected; `breakout365 off` inspects all, and report this",
+                        counted.disagreed,
+                        counted.checked
                     );
                 }
             }

@@ -241,7 +241,7 @@ impl FeedWatch {
             debug!("the feed is one that was turned down");
             return Ok(());
         }
-        info!("the feed has changed: {feed}");
+        info!(event = "feed_changed", feed_version = feed.version, "the feed has changed: {feed}");
         // Until they are effective, what earlier versions said of dates holds.
         let mut known = self.incoming.take().map_or_else(Changes::default, |(_, known)| known);
         for change in changes.unwrap_or_default().changes {

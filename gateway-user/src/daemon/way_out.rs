@@ -50,7 +50,12 @@ impl Daemon<'_> {
         }
         match self.egress.revoke(|_| true).await {
             Ok(ended) => {
-                info!("{ended} direct flows of uplink {before} are ended, {now} serves now");
+                info!(
+                    event = "flows_ended",
+                    cause = "other_uplink",
+                    flows = ended,
+                    "{ended} direct flows of uplink {before} are ended, {now} serves now"
+                );
             }
             Err(failure) => {
                 let problem = format!("direct flows of uplink {before} are not ended: {failure}");

@@ -133,15 +133,29 @@ impl Keeper {
         let Look { words, faults, hops, index, problem } = look;
         if !words.is_empty() {
             self.put_back = self.put_back.saturating_add(1);
-            warn!("somebody removed or changed what is ours, put back: {}", words.join(", "));
+            warn!(
+                event = "put_back",
+                interface = wanted.egress.interface,
+                "somebody removed or changed what is ours, put back: {}",
+                words.join(", ")
+            );
         }
         let problem = problem.map(|problem| problem.to_string());
         match (&self.problem, &problem) {
             (Some(_), None) => {
-                info!("the way out by {} is in place again", wanted.egress.interface);
+                info!(
+                    event = "egress_in_place",
+                    interface = wanted.egress.interface,
+                    "the way out by {} is in place again",
+                    wanted.egress.interface
+                );
             }
             (before, Some(problem)) if before.as_ref() != Some(problem) => {
-                error!("the way out is not in place, what it lacks is inspected: {problem}");
+                error!(
+                    event = "egress_failed",
+                    interface = wanted.egress.interface,
+                    "the way out is not in place, what it lacks is inspected: {problem}"
+                );
             }
             (_, _) => {}
         }
@@ -170,7 +184,13 @@ impl Keeper {
         }
         match end(wanted, |flow| owed.contains(&flow.family())).await {
             Ok(ended) => {
-                info!("{} direct flows are ended, their uplink is down", ended.removed);
+                info!(
+                    event = "flows_ended",
+                    cause = DOWN,
+                    flows = ended.removed,
+                    "{} direct flows are ended, their uplink is down",
+                    ended.removed
+                );
                 self.not_ended = None;
                 for standing in self.standings.families.values_mut() {
                     standing.owes = false;
