@@ -14,7 +14,7 @@ use super::control::{Call, Reply, Request};
 use super::journal::Trigger;
 use super::revision::ConfigText;
 use super::watch::seconds;
-use crate::datapath::{Loaded, Manifest};
+use crate::datapath::{Counts, Manifest};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, FetchError, SetId, Snapshot};
 use crate::observe::{self, LoadedState, Observation, PendingState, TableState, Traffic};
@@ -213,11 +213,9 @@ impl Daemon<'_> {
 
     /// Nothing, where the counters cannot be read: they only enrich.
     fn touched(&self, plan: &Plan) -> Touched {
-        let counters = Loaded::open(&self.settings.pins)
-            .and_then(|loaded| Ok(direct_bytes(loaded.manifest(), &loaded.counts()?)));
-        match counters {
-            Ok(counters) => touched(plan, &counters),
-            Err(_) => Touched::default(),
+        match self.tally.of_current() {
+            Ok(Some((manifest, counts))) => touched(plan, &direct_bytes(manifest, &counts)),
+            Ok(None) | Err(_) => Touched::default(),
         }
     }
 
@@ -296,10 +294,7 @@ impl Daemon<'_> {
 }
 
 /// Bytes that went direct, by combination of endpoint sets.
-fn direct_bytes(
-    manifest: &Manifest,
-    counts: &crate::datapath::Counts,
-) -> Vec<(BTreeSet<SetId>, u64)> {
+fn direct_bytes(manifest: &Manifest, counts: &Counts) -> Vec<(BTreeSet<SetId>, u64)> {
     let decided = counts.decided();
     let groups = manifest.groups.iter().cloned();
     groups.zip(decided.groups()).map(|(sets, counter)| (sets, counter.bytes)).collect()

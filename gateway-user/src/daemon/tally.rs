@@ -11,7 +11,9 @@ use tracing::{error, warn};
 
 use super::Daemon;
 use super::observer::{Asked, document};
-use crate::datapath::{Attached, DatapathError, Lock, Meter, attached, attached_now};
+use crate::datapath::{
+    Attached, Counts, DatapathError, Lock, Manifest, Meter, attached, attached_now,
+};
 use crate::observe::{LoadedState, Observation, Publications, Traffic};
 
 /// A program that was replaced runs on until the packets are through that were in it: some
@@ -100,6 +102,14 @@ impl Tally {
             self.leaving.remove(0);
         }
         Ok(())
+    }
+
+    /// What the generation that serves has counted, all hooks added up; `None` while nothing does.
+    pub(super) fn of_current(&self) -> Result<Option<(&Manifest, Counts)>, DatapathError> {
+        let Some(meter) = &self.current else { return Ok(None) };
+        let hooks = meter.read()?;
+        let all = hooks.values().fold(Counts::default(), |sum, counts| sum.plus(counts));
+        Ok(Some((meter.manifest(), all)))
     }
 
     /// Everything so far. All of it, or an error: what left something out would go back.

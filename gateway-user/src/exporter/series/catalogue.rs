@@ -109,12 +109,11 @@ pub static SERIES: &[Series] = &[
         labels: &["interface"],
         help: "Direct packets without a proposal because the driver has no XDP metadata; tc classified them itself.",
         read: Daemon(|state| {
-            let hooks = state.traffic.hooks.iter().filter(|hook| hook.carrier == Carrier::Xdp);
-            let sample = |hook: &crate::observe::HookTraffic| {
+            let sample = |hook: &HookTraffic| {
                 let interface = hook.interface.as_deref().unwrap_or_default();
                 Sample::whole(hook.metadata_unsupported.packets).with(&[interface])
             };
-            hooks.map(sample).collect()
+            xdp_hooks(state).map(sample).collect()
         }),
     },
     Series {
@@ -148,7 +147,7 @@ pub static SERIES: &[Series] = &[
                 let interface = hook.interface.as_deref().unwrap_or_default();
                 Sample::whole(hook.redirected.packets).with(&[interface])
             };
-            redirecting(state).map(sample).collect()
+            xdp_hooks(state).map(sample).collect()
         }),
     },
     Series {
@@ -163,7 +162,7 @@ pub static SERIES: &[Series] = &[
                 fallbacks
                     .map(move |it| Sample::whole(it.count.packets).with(&[&interface, &it.cause]))
             };
-            redirecting(state).flat_map(samples).collect()
+            xdp_hooks(state).flat_map(samples).collect()
         }),
     },
     Series {
@@ -552,7 +551,7 @@ pub static SERIES: &[Series] = &[
         name: "breakout365_program_runs_total",
         kind: Counter,
         labels: &["program"],
-        help: "How often a BPF program ran, once for each packet; only while kernel.bpf_stats_enabled is 1.",
+        help: "How often a BPF program ran; a packet may run two of them, and tc runs once for what GRO has merged; only while kernel.bpf_stats_enabled is 1.",
         read: Daemon(|state| {
             let programs = state.traffic.programs.iter();
             programs.map(|run| Sample::whole(run.runs).with(&[&run.program])).collect()
@@ -602,8 +601,8 @@ fn by_include(state: &Observation, of: impl Fn(Count) -> u64) -> Vec<Sample> {
     own.map(|own| Sample::whole(of(own.count)).with(&[&own.name])).collect()
 }
 
-/// The hooks that may redirect.
-fn redirecting(state: &Observation) -> impl Iterator<Item = &HookTraffic> {
+/// The hooks that XDP classifies on.
+fn xdp_hooks(state: &Observation) -> impl Iterator<Item = &HookTraffic> {
     state.traffic.hooks.iter().filter(|hook| hook.carrier == Carrier::Xdp)
 }
 
