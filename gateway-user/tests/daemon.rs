@@ -2,16 +2,20 @@
 //! it cannot do it refuses in one line with its exit code. Needs root.
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+#![expect(clippy::float_cmp, reason = "flags are whole")]
 
 mod support;
 
 use std::fs;
 
+use aya::programs::XdpMode;
+use gateway_user::datapath::{HookRequest, TcCarrier, XdpRequest};
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
-use support::foreign::{tcx_programs, xdp_program};
+use support::foreign::{Foreign, tcx_programs, xdp_program};
 use support::product::{Product, with_hook};
-use support::{CLIENT, DIRECT, LAN, Marked, Sender, Site, traffic, wait_until};
+use support::scrape::{metrics, samples, start};
+use support::{CLIENT, DIRECT, LAN, Marked, Sender, Site, one_table, traffic, wait_until};
 
 fn count<T>(items: &[T]) -> u64 {
     u64::try_from(items.len()).unwrap()
@@ -320,4 +324,92 @@ fn pins_that_are_not_on_a_bpf_file_system_are_refused() {
 
 fn product_pins(site: &Site) -> String {
     site.bpffs.pins().display().to_string()
+}
+
+/// Detaches a pinned link, as an operator would.
+fn detach(site: &Site, ifindex: u64, kind: &str) {
+    let pin = site.pins().root().join(format!("link-{ifindex}-{kind}"));
+    site.gateway.run(&format!("bpftool link detach pinned {}", pin.display())).unwrap();
+}
+
+fn missing(status: &serde_json::Value) -> Vec<(String, String)> {
+    let word = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let missing = status["daemon"]["missing"].as_array().unwrap();
+    missing.iter().map(|hook| (word(&hook["interface"]), word(&hook["what"]))).collect()
+}
+
+#[test]
+fn what_somebody_detaches_is_attached_again_and_said_meanwhile() {
+    let site = Site::new();
+    let product = Product::new(&site, "xdp");
+    let daemon = product.start();
+    let _exporter = start(&product, &site.gateway, &[]);
+    let ifindex = product.status()["hooks"][0]["ifindex"].as_u64().unwrap();
+    let exported =
+        || samples(&metrics(&site.gateway))["breakout365_hook_missing{interface=\"lan0\"}"];
+    assert_eq!((missing(&product.status()), exported()), (vec![], 0.0));
+    detach(&site, ifindex, "tc");
+    daemon.wait_for_log("somebody has detached tcx", 1);
+    daemon.wait_for_log("published", 2);
+    assert_eq!(missing(&product.status()), []);
+    site.assert_it_marks();
+    // With somebody else's program in its place, it cannot be attached until that is gone.
+    detach(&site, ifindex, "xdp");
+    let mut foreign = Foreign::load();
+    let link = foreign.attach_xdp(&site.gateway, LAN, XdpMode::Driver);
+    daemon.wait_for_log("somebody has detached native xdp", 1);
+    wait_until("the problem is told", || {
+        product.status()["daemon"]["problem"].as_str().is_some_and(|it| it.contains("XDP program"))
+    });
+    let status = product.status();
+    assert_eq!(missing(&status), [(LAN.to_owned(), "native".to_owned())]);
+    assert_eq!(status["hooks"][0]["xdp"].as_str(), None);
+    assert_eq!(status["hooks"][0]["missing"][0].as_str(), None, "its pin is gone, too");
+    assert!(product.text(&["status"]).contains("MISSING lan0: native xdp is gone"));
+    assert_eq!(exported(), 1.0);
+    // tc classifies by itself meanwhile.
+    site.assert_it_marks();
+    drop(link);
+    wait_until("it is attached again", || missing(&product.status()).is_empty());
+    assert_eq!(product.status()["hooks"][0]["xdp"], "native");
+    assert_eq!(exported(), 0.0);
+    assert_eq!(daemon.log().matches("cannot be published").count(), 1, "said once");
+    site.assert_it_marks();
+    daemon.terminate();
+    detach(&site, ifindex, "xdp");
+    let text = product.text(&["status"]);
+    assert!(text.contains("hook    lan0 (tcx; missing native xdp)"), "{text}");
+}
+
+#[test]
+fn a_qdisc_that_somebody_deletes_with_our_filter_is_missed() {
+    let site = Site::new();
+    let lock = site.lock();
+    let hook = HookRequest { tc: TcCarrier::Clsact, ..site.hook(LAN, XdpRequest::No) };
+    site.publish(&lock, &one_table(), &[hook]).unwrap();
+    drop(lock);
+    let product = Product::new(&site, "tc");
+    let daemon = product.start();
+    assert_eq!(product.status()["hooks"][0]["tc"], "clsact");
+    site.gateway.run(&format!("tc qdisc delete dev {LAN} clsact")).unwrap();
+    daemon.wait_for_log("somebody has detached clsact", 1);
+    daemon.wait_for_log("published", 2);
+    assert_eq!(missing(&product.status()), []);
+    site.assert_it_marks();
+    daemon.terminate();
+}
+
+#[test]
+fn an_interface_that_goes_away_is_missing() {
+    let site = Site::new();
+    site.add_lan("eth1", "lan1");
+    let product = Product::new(&site, "auto");
+    product.configure(&format!("{}[[interface]]\nname = \"lan1\"\n", with_hook(LAN, "auto")));
+    let daemon = product.start();
+    site.gateway.run("ip link delete lan1").unwrap();
+    daemon.wait_for_log("interface lan1: gone", 1);
+    assert_eq!(missing(&product.status()), [("lan1".to_owned(), "interface".to_owned())]);
+    site.add_lan("eth1", "lan1");
+    wait_until("it is attached", || missing(&product.status()).is_empty());
+    daemon.terminate();
 }

@@ -230,3 +230,43 @@ fn unsafe_is_only_where_the_architecture_says() {
     let named = quoted(invariant.unwrap()).filter(|name| is_source(name)).map(PathBuf::from);
     assert_eq!(with_unsafe, named.collect());
 }
+
+/// Every event that the daemon logs by name, and what it says of it.
+#[test]
+fn the_manual_lists_every_event_of_the_log_with_its_fields() {
+    let text = text_of("docs/status.md");
+    let table = text.split("| `B365_EVENT` |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let words = |cell: &str| -> BTreeSet<String> {
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let mut listed = BTreeMap::new();
+    for row in table.lines().skip(2) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let fields = words(cells.last().unwrap());
+        for event in words(cells[0]) {
+            assert!(listed.insert(event.clone(), fields.clone()).is_none(), "{event} twice");
+        }
+    }
+    let mut logged = BTreeSet::new();
+    for source in files("gateway-user/src", "rs") {
+        let text = text_of(source.to_str().unwrap());
+        for (at, _) in text.match_indices("event = \"") {
+            let record = &text[at..];
+            let event = record.split('"').nth(1).unwrap();
+            let fields = listed.get(event);
+            let fields = fields.unwrap_or_else(|| panic!("status.md lacks the event {event}"));
+            // Up to the message, the next text that no name stands before.
+            let head = record.split(", \"").next().unwrap().split(",\n").collect::<Vec<_>>();
+            let more = head.iter().flat_map(|part| part.split(", ")).skip(1);
+            let is_name = |name: &str| {
+                !name.is_empty() && name.chars().all(|it| it.is_ascii_lowercase() || it == '_')
+            };
+            let names = more.map(|part| part.split('=').next().unwrap().trim());
+            for name in names.take_while(|name| is_name(name)) {
+                assert!(fields.contains(&name.to_ascii_uppercase()), "status.md: {event}: {name}");
+            }
+            logged.insert(event.to_owned());
+        }
+    }
+    assert_eq!(logged, listed.into_keys().collect());
+}

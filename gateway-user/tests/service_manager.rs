@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -166,4 +167,108 @@ fn a_reload_that_is_refused_ends_and_is_in_the_status() {
     daemon.signal(Signal::SIGHUP);
     manager.wait_for("STATUS=generation 2, ");
     daemon.terminate();
+}
+
+/// A journal that only listens, where the daemon looks for the real one.
+struct Journal {
+    directory: TempDir,
+    socket: UnixDatagram,
+}
+
+impl Journal {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(directory.path().join("socket")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { directory, socket }
+    }
+
+    /// What shows a daemon this journal: systemd says by device and inode that standard error leads
+    /// there.
+    fn wrapper(&self) -> [String; 6] {
+        let script = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
+                      mount --bind \"$0\" /run/systemd/journal && \
+                      JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec \"$@\"";
+        let directory = self.directory.path().display().to_string();
+        ["unshare", "--mount", "sh", "-c", script]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([directory])
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap()
+    }
+
+    /// The next record, of lines `NAME=value`, or `NAME`, length and value (systemd's "Native Journal
+    /// Protocol").
+    fn record(&self) -> BTreeMap<String, String> {
+        let mut buffer = [0; 16384];
+        let length = self.socket.recv(&mut buffer).unwrap();
+        let mut rest = &buffer[..length];
+        let mut fields = BTreeMap::new();
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8(rest[..end].to_vec()).unwrap();
+            rest = &rest[end + 1..];
+            let (name, value) = if let Some((name, value)) = line.split_once('=') {
+                (name.to_owned(), value.to_owned())
+            } else {
+                let (size, after) = rest.split_first_chunk::<8>().unwrap();
+                let size = usize::try_from(u64::from_le_bytes(*size)).unwrap();
+                let value = String::from_utf8(after[..size].to_vec()).unwrap();
+                rest = &after[size + 1..];
+                (line, value)
+            };
+            fields.insert(name, value);
+        }
+        fields
+    }
+
+    /// The next record that is an event.
+    fn event(&self) -> BTreeMap<String, String> {
+        loop {
+            let record = self.record();
+            if record.contains_key("B365_EVENT") {
+                return record;
+            }
+        }
+    }
+}
+
+fn assert_fields(record: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
+    for (name, value) in expected {
+        assert_eq!(record.get(*name).map(String::as_str), Some(*value), "{name} of {record:?}");
+    }
+}
+
+#[test]
+fn the_journal_has_what_an_operator_cares_about_in_fields_and_nothing_else() {
+    let site = Site::new();
+    let journal = Journal::new();
+    let wrapper = journal.wrapper();
+    let product = Product::new(&site, "tc").through(&wrapper.each_ref().map(String::as_str));
+    let mut daemon = product.spawn(&["run"], "log");
+    let published = journal.event();
+    let first = [("B365_EVENT", "published"), ("B365_GENERATION", "1"), ("B365_TRIGGER", "start")];
+    assert_fields(&published, &first);
+    assert!(published["MESSAGE"].starts_with("generation 1 published: "), "{published:?}");
+    assert_eq!(published["PRIORITY"], "5");
+    // The file says nothing of a version.
+    assert!(!published.contains_key("B365_FEED_VERSION"), "{published:?}");
+    product.configure(&with_hook("absent0", "tc"));
+    daemon.signal(Signal::SIGHUP).unwrap();
+    let refused = journal.event();
+    let fields = [("B365_EVENT", "failed"), ("B365_TRIGGER", "reload"), ("PRIORITY", "3")];
+    assert_fields(&refused, &fields);
+    site.gateway.run(&format!("ip link delete {LAN}")).unwrap();
+    let gone = journal.event();
+    let fields = [("B365_EVENT", "interface_gone"), ("B365_INTERFACE", LAN), ("PRIORITY", "4")];
+    assert_fields(&gone, &fields);
+    // Over two looks, nothing more is said.
+    journal.socket.set_read_timeout(Some(Duration::from_secs(21))).unwrap();
+    let quiet = journal.socket.recv(&mut [0; 4096]);
+    assert!(quiet.is_err(), "said something: {}", quiet.unwrap());
+    daemon.signal(Signal::SIGTERM).unwrap();
+    journal.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_fields(&journal.event(), &[("B365_EVENT", "stopped")]);
+    assert!(daemon.wait_for(PATIENCE).unwrap().is_some_and(|status| status.success()));
 }

@@ -88,7 +88,7 @@ fn one_frame_has_the_rates_of_what_is_sent() {
     let mut rate = 0;
     wait_until("a frame has a rate", || {
         let text = product.text(&["top"]);
-        assert!(text.contains("generation 1, daemon "), "{text}");
+        assert!(text.contains("generation 1, feed "), "{text}");
         assert!(text.contains("no_prefix"), "{text}");
         let line = text.lines().find(|line| line.contains("1 Exchange")).unwrap();
         let mut words = line.trim_matches('│').split_whitespace();
@@ -99,7 +99,7 @@ fn one_frame_has_the_rates_of_what_is_sent() {
     assert!((50..=1100).contains(&rate), "{rate}");
     sender.stop();
     product.text(&["off"]);
-    assert!(product.text(&["top", "--once"]).contains("OFF: everything is inspected"));
+    assert!(product.text(&["top", "--once"]).contains("OFF     everything is inspected"));
     daemon.terminate();
 }
 

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::Parser as _;
+use gateway_user::cli::Cli;
 use gateway_user::config::{Config, DEFAULT_PATH};
 
 const DAEMON: &str = "pkg/systemd/breakout365.service";
@@ -77,4 +79,43 @@ fn the_watchdog_is_longer_than_the_deadline() {
     let text = fs::read_to_string(root().join("pkg/config/config.toml")).unwrap();
     let config = Config::parse(&text, Path::new("config.toml")).unwrap();
     assert!(config.deadline.unwrap().as_secs() < 120, "{:?}", config.deadline);
+}
+
+/// What the manual shows for an exporter that other machines ask: its command line is understood, its
+/// files are those that it is given, and the port is the one that the unit opens.
+#[test]
+fn the_drop_in_of_the_manual_makes_the_exporter_listen_elsewhere() {
+    let manual = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let drop_in = manual.split("```ini\n").nth(1).unwrap().split("```").next().unwrap();
+    let lines: Vec<(&str, &str)> =
+        drop_in.lines().skip(1).map(|line| line.split_once('=').unwrap()).collect();
+    let set = |name: &str| -> Vec<&str> {
+        lines.iter().filter(|(setting, _)| *setting == name).map(|(_, value)| *value).collect()
+    };
+    // The one of the unit has to be taken away first.
+    let [none, command] = set("ExecStart")[..] else { panic!("{drop_in}") };
+    assert_eq!(none, "");
+    let words: Vec<&str> = command.split(' ').collect();
+    assert_eq!(words[0], "/usr/bin/breakout365");
+    if let Err(error) = Cli::try_parse_from(&words) {
+        panic!("{error}");
+    }
+    let given: BTreeSet<&str> =
+        set("LoadCredential").iter().map(|value| value.split(':').next().unwrap()).collect();
+    let asked = words.iter().filter_map(|word| word.strip_prefix("${CREDENTIALS_DIRECTORY}/"));
+    assert_eq!(given, asked.collect());
+    let listen = words.iter().position(|word| *word == "--listen").map(|at| words[at + 1]).unwrap();
+    let port = listen.rsplit(':').next().unwrap();
+    assert_eq!(value(EXPORTER, "SocketBindAllow"), format!("tcp:{port}"));
+    assert_eq!(value(EXPORTER, "IPAddressDeny"), "any");
+    assert_eq!(set("IPAddressAllow").len(), 1);
+}
+
+/// A service that fails to start for a reason that goes away by itself does not stay dead.
+#[test]
+fn both_services_are_tried_again_without_end() {
+    for unit in [DAEMON, EXPORTER] {
+        assert_eq!(value(unit, "StartLimitIntervalSec"), "0", "{unit}");
+        assert_eq!(value(unit, "Restart"), "on-failure", "{unit}");
+    }
 }

@@ -16,6 +16,7 @@ mod redirecting;
 mod replay;
 mod revoke;
 mod run;
+mod state_lines;
 mod status;
 mod support;
 mod switch;

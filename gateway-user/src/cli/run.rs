@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt};
@@ -46,7 +47,7 @@ pub(super) fn run(args: &RunArgs, cli: &Cli) -> Result<(), Failure> {
 }
 
 /// Records with their fields to the journal where that is where standard error goes, else lines of
-/// text.
+/// text, which say in words what fields say.
 fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
@@ -55,8 +56,14 @@ fn log() {
     {
         return registry.with(journal.with_field_prefix(Some("B365".to_owned()))).init();
     }
+    let message =
+        debug_fn(
+            |writer, field, value| {
+                if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
+            },
+        );
     let lines = fmt::layer().with_writer(io::stderr).with_target(false).without_time();
-    registry.with(lines).init();
+    registry.with(lines.fmt_fields(message)).init();
 }
 
 /// Whether standard error is the stream that systemd has connected with the journal: it says so by

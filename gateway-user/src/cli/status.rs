@@ -5,15 +5,15 @@ use std::path::Path;
 use clap::Args;
 use gateway_common::Reason;
 use serde::Serialize;
+use tokio::runtime::Runtime;
 
-use super::output;
 use super::redirecting::Redirecting;
-use crate::config::Mode;
+use super::{output, state_lines};
 use crate::datapath::{Control, DatapathError, Pins, Scope};
 use crate::exit::Failure;
 use crate::observe::{
-    self, Count, EgressState, FamilyState, LoadedState, Observation, OwnTraffic, ReasonTraffic,
-    SelfCheck, SetTraffic, Switches, Traffic,
+    self, Count, LoadedState, MissingHook, Observation, OwnTraffic, ReasonTraffic, SelfCheck,
+    SetTraffic, Switches, Traffic,
 };
 
 /// Show the published generation, its hooks and its counters
@@ -79,7 +79,8 @@ pub(super) fn run(args: &StatusArgs, pins: &Pins, run_dir: &Path) -> Result<(), 
         let loaded = daemon.loaded.clone()?;
         Some(Seen { loaded, traffic: daemon.traffic.clone(), switches: daemon.switches.clone() })
     });
-    let daemon = match (told.map_or_else(|| Seen::of_pins(pins), Ok), daemon) {
+    let runtime = super::runtime()?;
+    let daemon = match (told.map_or_else(|| Seen::of_pins(&runtime, pins), Ok), daemon) {
         (Ok(seen), daemon) => {
             let status = status(pins, seen, daemon);
             return if args.json {
@@ -97,7 +98,7 @@ pub(super) fn run(args: &StatusArgs, pins: &Pins, run_dir: &Path) -> Result<(), 
         return output::json(&waiting);
     }
     let mut lines = vec!["nothing is loaded, everything is inspected".to_owned()];
-    lines.extend(daemon_lines(&waiting.daemon));
+    lines.extend(state_lines::of_daemon(&waiting.daemon).into_iter().map(|line| line.text));
     output::text(&lines.join("\n"))
 }
 
@@ -117,8 +118,8 @@ struct Seen {
 }
 
 impl Seen {
-    fn of_pins(pins: &Pins) -> Result<Self, DatapathError> {
-        let (loaded, traffic) = LoadedState::of_pins(pins)?;
+    fn of_pins(runtime: &Runtime, pins: &Pins) -> Result<Self, DatapathError> {
+        let (loaded, traffic) = runtime.block_on(LoadedState::of_pins(pins))?;
         let switches = match Control::open(pins)? {
             Some(control) => Some(control.standing()?.into()),
             None => None,
@@ -162,7 +163,8 @@ fn status(pins: &Pins, seen: Seen, daemon: Option<Observation>) -> Status {
 }
 
 fn text(status: &Status) -> String {
-    let mut lines: Vec<String> = status.switches.iter().filter_map(switched_off).collect();
+    let switched_off = status.switches.iter().filter_map(state_lines::switched_off);
+    let mut lines: Vec<String> = switched_off.map(|line| line.text).collect();
     let loaded = &status.loaded;
     lines.extend([
         format!(
@@ -177,15 +179,14 @@ fn text(status: &Status) -> String {
         ),
         format!("daemon  {}", if status.daemon_running { "running" } else { "not running" }),
     ]);
-    lines.extend(status.daemon.iter().flat_map(daemon_lines));
-    if loaded.mode == Mode::Shadow {
-        lines.push("mode    shadow: direct packets are counted, none is marked".to_owned());
-    }
+    let told = status.daemon.iter().flat_map(state_lines::of_daemon);
+    lines.extend(told.chain(state_lines::shadow(loaded.mode)).map(|line| line.text));
     lines.extend(status.redirecting.as_ref().map(Redirecting::line));
     if loaded.sources != Scope::default() {
         lines.push(format!("sources {}", loaded.sources));
     }
     lines.extend(loaded.hooks.iter().map(|hook| format!("hook    {hook}")));
+    lines.extend(missing_hooks(status).iter().map(|hook| state_lines::missing(hook).text));
     if loaded.hooks.is_empty() {
         lines.push("hook    none: no interface is attached, everything is inspected".to_owned());
     }
@@ -229,116 +230,22 @@ fn text(status: &Status) -> String {
             status.metadata.unsupported.packets
         ));
     }
-    if status.self_check.disagreed > 0 {
-        lines.push(format!(
-            "MISMATCH {} of {} proposals of XDP that tc checked were wrong, and inspected; report this",
-            status.self_check.disagreed, status.self_check.checked
-        ));
-    }
+    lines.extend(state_lines::mismatch(status.self_check).map(|line| line.text));
     lines.join("\n")
 }
 
-/// Why nothing goes direct, for the first line.
-fn switched_off(switches: &Switches) -> Option<String> {
-    if !switches.on {
-        return Some("OFF     everything is inspected until `breakout365 on`".to_owned());
+/// What is missing: by what the daemon expects, or without one by the pins.
+fn missing_hooks(status: &Status) -> Vec<MissingHook> {
+    if let Some(daemon) = &status.daemon {
+        return daemon.missing.clone();
     }
-    switches.inspecting.as_ref().map(|_| {
-        "GONE    no daemon has given a sign of life within its deadline: everything is inspected until \
-         one does"
-            .to_owned()
-    })
-}
-
-/// Where the feed stands and what waits for a person; nothing where all is as it should be.
-fn daemon_lines(daemon: &Observation) -> Vec<String> {
-    let feed = &daemon.feed;
-    let mut lines = vec![format!("source  {}", feed.source)];
-    if let Some(success) = &feed.last_success {
-        let next = feed.next_check.as_deref().unwrap_or("never");
-        lines.push(format!("checked {success}, next {next}"));
+    let mut missing = Vec::new();
+    for hook in &status.loaded.hooks {
+        let interface = hook.interface.clone().unwrap_or_else(|| format!("#{}", hook.ifindex));
+        let gone = hook.missing.iter();
+        missing.extend(
+            gone.map(|what| MissingHook { interface: interface.clone(), what: (*what).into() }),
+        );
     }
-    if feed.stale {
-        let kept = if feed.inspecting { "everything is inspected" } else { "the last one is kept" };
-        lines.push(format!("STALE   the feed was not checked within max-age; {kept}"));
-    }
-    lines.extend(feed.problem.iter().map(|problem| format!("feed    {problem}")));
-    lines.extend(feed.refused.iter().map(|refused| format!("refused {refused}")));
-    lines.extend(
-        feed.held.iter().map(|held| {
-            format!("held    set {}: {} until {}", held.set, held.prefix, held.effective)
-        }),
-    );
-    if let Some(egress) = &daemon.egress {
-        lines.push(egress_line(egress));
-        lines.extend(egress.families.iter().map(|family| family_line(egress, family)));
-        lines.extend(egress.problem.iter().map(|problem| format!("EGRESS  {problem}")));
-    }
-    lines.extend(daemon.support.iter().map(|window| {
-        let clients: Vec<_> = window.clients.iter().map(ToString::to_string).collect();
-        format!(
-            "SUPPORT window {} for {}: {}, until {} ({})",
-            window.id,
-            clients.join(", "),
-            window.sets,
-            window.until,
-            window.note
-        )
-    }));
-    if let Some(pending) = &daemon.pending {
-        lines.push(format!(
-            "PLAN    {} waits since {}: {}",
-            pending.id, pending.since, pending.summary
-        ));
-        lines.extend(pending.refusals.iter().map(|refusal| format!("        {refusal}")));
-    }
-    if let Some(until) = &daemon.confirm_until {
-        lines.push(format!("TRIAL   `breakout365 confirm` before {until}, or it goes back"));
-    }
-    lines.extend(daemon.problem.iter().map(|problem| format!("PROBLEM {problem}")));
-    lines
-}
-
-fn egress_line(egress: &EgressState) -> String {
-    let hop = |family: &str, gateway: Option<String>| {
-        let is_this = |it: &&FamilyState| it.family.eq_ignore_ascii_case(family);
-        let state = egress.families.iter().find(is_this);
-        let is_up = state.is_some_and(|it| it.reason.is_none());
-        match gateway {
-            Some(hop) => format!("{family} via {hop}"),
-            // A point-to-point link.
-            None if is_up => format!("{family} without next hop"),
-            None => format!("{family} inspected"),
-        }
-    };
-    format!(
-        "egress  {}, {}, {}, table {}, rules {} and {}, put back {} times",
-        egress.interface,
-        hop("IPv4", egress.gateway4.map(|hop| hop.to_string())),
-        hop("IPv6", egress.gateway6.map(|hop| hop.to_string())),
-        egress.table,
-        egress.priority,
-        egress.priority.saturating_add(1),
-        egress.put_back,
-    )
-}
-
-/// In capitals where it is down.
-fn family_line(egress: &EgressState, family: &FamilyState) -> String {
-    let FamilyState { state, since, transitions, probes_answered, probes_failed, .. } = family;
-    let name = family.family.replace("ipv", "IPv");
-    let changes = format!("{transitions} changes");
-    if let Some(reason) = &family.reason {
-        let new = if egress.on_failure == "block" { "refused" } else { "inspected" };
-        return format!("DOWN    {name} since {since}: {reason}; new flows are {new}; {changes}");
-    }
-    let probes = match family.probe_rtt_seconds {
-        Some(rtt) => format!(
-            "; answered in {:.1} ms, {probes_answered} of {} rounds",
-            rtt * 1000.0,
-            probes_answered.saturating_add(*probes_failed)
-        ),
-        None => String::new(),
-    };
-    format!("uplink  {name} {state} since {since}; {changes}{probes}")
+    missing
 }

@@ -141,7 +141,7 @@ impl Daemon<'_> {
             Err(failure) => {
                 self.record_failure(trigger, None, &failure.to_string());
                 let problem = format!("{feed} does not serve yet: {failure}");
-                error!("{problem}");
+                error!(event = "failed", trigger = %trigger, feed_version = feed.version, "{problem}");
                 self.problem = Some(problem);
             }
         }
@@ -150,8 +150,14 @@ impl Daemon<'_> {
     /// A feed that no table can be made from with this policy: the one before goes on.
     fn turn_down(&mut self, feed: FeedIdentity, trigger: Trigger, error: &PolicyError) {
         let problem = format!("{feed}: refused, the feed before goes on: {error}");
-        error!("{problem}");
         let guards = Vec::from_iter(Refusal::of_policy_error(error));
+        error!(
+            event = "refused",
+            trigger = %trigger,
+            feed_version = feed.version,
+            guards = guard_names(&guards),
+            "{problem}"
+        );
         self.record(trigger, Outcome::Failed, None, None, &guards, Some(&problem));
         self.watch.turn_down(feed, error.to_string());
     }
@@ -248,7 +254,8 @@ impl Daemon<'_> {
         };
         self.leave_way_out(&revision.config).await;
         let generation = published.manifest.generation;
-        hooks::report(&revision.config, &published);
+        hooks::report(&revision.config, &published, trigger);
+        self.hooked.take(&published.attached);
         self.log = PacketLog::start(published).inspect_err(|error| warn!("{error}")).ok().flatten();
         self.interfaces = interfaces;
         (self.problem, self.failed) = (None, None);
@@ -366,13 +373,16 @@ impl Daemon<'_> {
             return;
         }
         if self.watch.wants_inspection() {
-            error!("the feed is older than max-age: everything is inspected (on-stale)");
+            error!(
+                event = "stale",
+                "the feed is older than max-age: everything is inspected (on-stale)"
+            );
         } else {
-            info!("the feed is no longer stale");
+            info!(event = "fresh", "the feed is no longer stale");
         }
         let (revision, away) = (serving.revision.clone(), self.may_be_away(None));
         if let Err(failure) = self.publish(revision, Trigger::Stale, None, &away).await {
-            error!("{failure}");
+            error!(event = "failed", trigger = %Trigger::Stale, "{failure}");
             self.problem = Some(failure.to_string());
         }
     }
@@ -438,4 +448,9 @@ pub(super) fn held(refusals: &[Refusal]) -> String {
         .iter()
         .map(|Refusal { guard, what, limit, .. }| format!("{guard}: {what}; {limit}"));
     told.collect::<Vec<_>>().join("; ")
+}
+
+/// The guards that refuse, by name, in one word for a field.
+pub(super) fn guard_names(refusals: &[Refusal]) -> String {
+    refusals.iter().map(|refusal| refusal.guard.name()).collect::<Vec<_>>().join(",")
 }

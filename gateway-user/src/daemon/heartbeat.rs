@@ -57,10 +57,28 @@ impl Heartbeat {
         }
         self.was_on = Some(on);
         if refusal == Some(Reason::SwitchedOff) {
-            warn!("switched off: everything is inspected until `breakout365 on`");
+            warn!(
+                event = "switched_off",
+                "switched off: everything is inspected until `breakout365 on`"
+            );
         } else {
-            info!("switched on: what is selected goes direct");
+            info!(event = "switched_on", "switched on: what is selected goes direct");
         }
+    }
+}
+
+/// Says it where the deadline of a daemon before this one has passed.
+pub(super) fn look_back(pins: &Pins) {
+    let control = Control::open(pins).ok().flatten();
+    say_if_it_was_gone(control.and_then(|control| control.standing().ok()));
+}
+
+fn say_if_it_was_gone(standing: Option<Standing>) {
+    if standing.is_some_and(|standing| standing.refusal == Some(Reason::DaemonGone)) {
+        warn!(
+            event = "daemon_gone",
+            "no daemon gave a sign of life within the deadline: everything was inspected until now"
+        );
     }
 }
 
@@ -69,6 +87,7 @@ impl Daemon<'_> {
     pub(super) fn give_sign_of_life(&mut self) {
         let Some(serving) = &self.serving else { return };
         let deadline = serving.revision.config.deadline;
+        say_if_it_was_gone(self.heartbeat.standing());
         if let Err(error) = self.heartbeat.beat(deadline) {
             error!("no sign of life: {error}");
             self.problem = Some(error.to_string());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{debug, info, warn};
 
+use super::journal::Trigger;
 use crate::config::{Config, HookMode, Mode};
 use crate::datapath::{DatapathError, HookRequest, Interface, Published, TcCarrier, XdpRequest};
 
@@ -44,10 +45,14 @@ fn hook_request(interface: Interface, mode: HookMode) -> HookRequest {
 }
 
 /// Says what serves now, and where it is less than was hoped for.
-pub(super) fn report(config: &Config, published: &Published) {
+pub(super) fn report(config: &Config, published: &Published, trigger: Trigger) {
     let manifest = &published.manifest;
     let hooks: Vec<String> = published.attached.iter().map(ToString::to_string).collect();
     info!(
+        event = "published",
+        generation = manifest.generation,
+        trigger = %trigger,
+        feed_version = manifest.feed.version,
         "generation {} published: feed {}, {} IPv4 and {} IPv6 prefixes, {} probes agreed, on {}",
         manifest.generation,
         manifest.feed.version.as_deref().unwrap_or("without version"),

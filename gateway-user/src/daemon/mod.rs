@@ -3,7 +3,7 @@
 //! Packets are classified by what is pinned, whether it runs or not. Every change, an interface
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
 //! what becomes one, `way_out` makes the way for what it marks, `redirect` is whether XDP goes it
-//! alone, `pending` and `trial` are what waits for a person, `windows` is what a person opens for some
+//! alone, `missing` is what somebody has detached, `pending` and `trial` are what waits for a person, `windows` is what a person opens for some
 //! clients for some time, `watch` asks the feed's source, `heartbeat` is the sign of life that packets
 //! go direct by, `tally` adds counters up, `control` and `observer` are the two sockets, `service` is
 //! what the service manager hears, `journal` is what is left to read, `failed_start` is what becomes of
@@ -17,6 +17,7 @@ mod heartbeat;
 mod hooks;
 pub mod journal;
 mod links;
+mod missing;
 mod observer;
 mod packet_log;
 mod pending;
@@ -134,6 +135,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         checked_proposals: self_check::Checked::default(),
         service: Service::of_this_process(),
         interfaces: hooks::Present::new(),
+        hooked: missing::Hooked::default(),
         egress: Keeper::default(),
         looked_for: None,
         problem: None,
@@ -141,6 +143,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         log: None,
     };
     daemon.tally.take_over(&daemon.lock);
+    heartbeat::look_back(daemon.lock.pins());
     daemon.come_back_to_windows();
     Box::pin(daemon.start(config, left)).await?;
     daemon.look_for_collisions();
@@ -159,7 +162,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         let ping = daemon.service.next();
         let trial_ends = daemon.trial.as_ref().map(|trial| trial.until);
         tokio::select! {
-            asked = observer.asked() => daemon.tell(asked),
+            asked = observer.asked() => daemon.tell(asked).await,
             _ = signals.hangup.recv() => daemon.hangup().await,
             call = control.call() => Box::pin(daemon.answer(call)).await,
             () = links.changed() => {
@@ -173,6 +176,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             }
             _ = look_again.tick() => {
                 daemon.follow_interfaces().await;
+                daemon.look_at_hooks().await;
                 daemon.look_at_way_out().await;
                 daemon.look_at_the_clock().await;
                 daemon.look_at_self_check();
@@ -244,6 +248,7 @@ struct Daemon<'a> {
     checked_proposals: self_check::Checked,
     service: Service,
     interfaces: hooks::Present,
+    hooked: missing::Hooked,
     egress: Keeper,
     /// The bits that others were last looked for.
     looked_for: Option<Ours>,
@@ -260,7 +265,11 @@ impl Daemon<'_> {
     async fn hangup(&mut self) {
         self.service.reloading();
         if let Err(failure) = self.reload_and_follow(Trigger::Reload).await {
-            error!("reload refused, the policy before stays: {failure}");
+            error!(
+                event = "failed",
+                trigger = %Trigger::Reload,
+                "reload refused, the policy before stays: {failure}"
+            );
             self.problem = Some(format!("reload refused: {failure}"));
         }
         self.service.reloaded();
@@ -276,7 +285,11 @@ impl Daemon<'_> {
                 Ok(_) => came = true,
                 Err(DatapathError::NoInterface { .. }) => {
                     if index.take().is_some() {
-                        warn!("interface {name}: gone; it is attached again when it comes back");
+                        warn!(
+                            event = "interface_gone",
+                            interface = name,
+                            "interface {name}: gone; it is attached again when it comes back"
+                        );
                     }
                 }
                 Err(failure) => error!("{failure}"),
@@ -296,8 +309,16 @@ impl Daemon<'_> {
         let Some(serving) = &self.serving else { return };
         let (revision, away) = (serving.revision.clone(), self.may_be_away(None));
         if let Err(failure) = self.publish(revision, Trigger::Interface, None, &away).await {
-            error!("{why}, but what follows from that cannot be published: {failure}");
-            self.problem = Some(failure.to_string());
+            let problem = failure.to_string();
+            // What is tried again and fails alike is no news.
+            if self.problem.as_ref() != Some(&problem) {
+                error!(
+                    event = "failed",
+                    trigger = %Trigger::Interface,
+                    "{why}, but what follows from that cannot be published: {failure}"
+                );
+            }
+            self.problem = Some(problem);
         }
     }
 
@@ -310,11 +331,14 @@ impl Daemon<'_> {
                 self.give_sign_of_life();
                 match self.serving.as_ref().map(|serving| serving.revision.config.deadline) {
                     Some(Some(deadline)) => info!(
+                        event = "stopped",
                         "stopped; the data plane marks on for {} s, then everything is inspected",
                         deadline.as_secs()
                     ),
-                    Some(None) => info!("stopped; the data plane goes on marking"),
-                    None => info!("stopped; nothing was published"),
+                    Some(None) => {
+                        info!(event = "stopped", "stopped; the data plane goes on marking")
+                    }
+                    None => info!(event = "stopped", "stopped; nothing was published"),
                 }
             }
             OnStop::Detach => {
@@ -322,7 +346,7 @@ impl Daemon<'_> {
                 drop(std::mem::take(&mut self.egress));
                 let taken_back = take_back(&self.settings.pins, Some(self.lock)).await;
                 taken_back.outcome()?;
-                info!("stopped; the data plane is taken back");
+                info!(event = "stopped", "stopped; the data plane is taken back");
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use tracing::{error, info};
 
 use super::Daemon;
-use super::change::{Change, held};
+use super::change::{Change, guard_names, held};
 use super::journal::{Outcome, Trigger};
 use super::revision::Revision;
 use crate::exit::{Exit, Failure};
@@ -33,6 +33,11 @@ impl Daemon<'_> {
     ) {
         let (id, summary) = (plan.id(), plan.summary());
         error!(
+            event = "held",
+            plan = id,
+            trigger = %trigger,
+            feed_version = revision.feed().version,
+            guards = guard_names(&refusals),
             "plan {id} waits for `breakout365 plan accept {id}` or `plan reject {id}`: {}",
             held(&refusals)
         );
@@ -75,7 +80,7 @@ impl Daemon<'_> {
         }
         let (trigger, outcome) = (Trigger::Reject, Outcome::Rejected);
         self.record(trigger, outcome, Some(&revision), Some(&plan), &refusals, None);
-        info!("plan {id} is rejected");
+        info!(event = "rejected", plan = id, "plan {id} is rejected");
         Ok(())
     }
 

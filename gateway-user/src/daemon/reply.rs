@@ -13,7 +13,7 @@ use super::change::Change;
 use super::control::{Call, Reply, Request};
 use super::journal::Trigger;
 use super::revision::ConfigText;
-use crate::datapath::{Loaded, Manifest};
+use crate::datapath::{Counts, Manifest};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, FetchError, SetId, Snapshot};
 use crate::observe::{self, LoadedState, Observation, PendingState, TableState, Traffic};
@@ -213,11 +213,9 @@ impl Daemon<'_> {
 
     /// Nothing, where the counters cannot be read: they only enrich.
     fn touched(&self, plan: &Plan) -> Touched {
-        let counters = Loaded::open(&self.settings.pins)
-            .and_then(|loaded| Ok(direct_bytes(loaded.manifest(), &loaded.counts()?)));
-        match counters {
-            Ok(counters) => touched(plan, &counters),
-            Err(_) => Touched::default(),
+        match self.tally.of_current() {
+            Ok(Some((manifest, counts))) => touched(plan, &direct_bytes(manifest, &counts)),
+            Ok(None) | Err(_) => Touched::default(),
         }
     }
 
@@ -227,7 +225,7 @@ impl Daemon<'_> {
         self.remember();
         match checked {
             Ok(()) => self.take_feed(Trigger::Feed).await,
-            Err(error) => warn!("{error}"),
+            Err(error) => warn!(event = "feed_failed", kind = error.kind(), "{error}"),
         }
         self.look_at_the_clock().await;
     }
@@ -242,9 +240,13 @@ impl Daemon<'_> {
 
     /// Nobody has confirmed.
     pub(super) async fn trial_is_over(&mut self) {
-        warn!("nobody confirmed: going back");
+        warn!(event = "not_confirmed", "nobody confirmed: going back");
         if let Err(failure) = self.go_back(Trigger::Unconfirmed).await {
-            error!("cannot go back, trying again in a moment: {failure}");
+            error!(
+                event = "failed",
+                trigger = %Trigger::Unconfirmed,
+                "cannot go back, trying again in a moment: {failure}"
+            );
             self.problem = Some(failure.to_string());
         }
         self.take_feed(Trigger::Feed).await;
@@ -286,15 +288,13 @@ impl Daemon<'_> {
             plans_held: self.plans_held.clone(),
             deadline: until,
             support: self.windows.state(),
+            missing: Vec::new(),
         }
     }
 }
 
 /// Bytes that went direct, by combination of endpoint sets.
-fn direct_bytes(
-    manifest: &Manifest,
-    counts: &crate::datapath::Counts,
-) -> Vec<(BTreeSet<SetId>, u64)> {
+fn direct_bytes(manifest: &Manifest, counts: &Counts) -> Vec<(BTreeSet<SetId>, u64)> {
     let decided = counts.decided();
     let groups = manifest.groups.iter().cloned();
     groups.zip(decided.groups()).map(|(sets, counter)| (sets, counter.bytes)).collect()

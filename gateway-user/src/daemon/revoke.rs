@@ -45,7 +45,12 @@ impl Daemon<'_> {
         let picked = Picked { all, sets: found.collect::<Result<_, _>>()?, prefixes };
         let ended = self.egress.revoke(|flow| picked.has(flow)).await?;
         let words = picked.words();
-        info!("revoked: {ended} direct flows of {words} are ended");
+        info!(
+            event = "flows_ended",
+            cause = "revoked",
+            flows = ended,
+            "revoked: {ended} direct flows of {words} are ended"
+        );
         let generation = Some(serving.generation);
         let entry = Entry {
             summary: Some(format!("{ended} direct flows of {words}")),

@@ -3,7 +3,6 @@
 use tracing::error;
 
 use super::Daemon;
-use crate::datapath::{DatapathError, Loaded};
 use crate::observe::SelfCheck;
 
 /// Which generation was said to disagree, the last one only.
@@ -22,23 +21,27 @@ impl Checked {
 impl Daemon<'_> {
     /// Looks at what came of checking.
     pub(super) fn look_at_self_check(&mut self) {
-        let counted = Loaded::open(self.lock.pins()).and_then(|loaded| {
-            Ok((loaded.manifest().generation, SelfCheck::of_generation(&loaded.counts()?)))
+        let counted = self.tally.of_current().map(|current| {
+            current
+                .map(|(manifest, counts)| (manifest.generation, SelfCheck::of_generation(&counts)))
         });
         match counted {
-            Ok((generation, counted)) => {
+            Ok(Some((generation, counted))) => {
                 if self.checked_proposals.is_news(generation, counted) {
                     error!(
+                        event = "mismatch",
                         generation,
                         checked = counted.checked,
                         disagreed = counted.disagreed,
-                        "XDP lets packets go direct that tc would not: they are inspected where \
-                         checked; `breakout365 off` inspects all, and report this"
+                        "XDP lets packets go direct that tc would not, {} of {} that were checked: these \
+                         are inspected; `breakout365 off` inspects all, and report this",
+                        counted.disagreed,
+                        counted.checked
                     );
                 }
             }
             // Nothing is published yet.
-            Err(DatapathError::NothingLoaded { .. }) => {}
+            Ok(None) => {}
             Err(failure) => error!("proposals were not looked at: {failure}"),
         }
     }

@@ -11,7 +11,9 @@ use tracing::{error, warn};
 
 use super::Daemon;
 use super::observer::{Asked, document};
-use crate::datapath::{Attached, DatapathError, Lock, Meter, attached};
+use crate::datapath::{
+    Attached, Counts, DatapathError, Lock, Manifest, Meter, attached, attached_now,
+};
 use crate::observe::{LoadedState, Observation, Publications, Traffic};
 
 /// A program that was replaced runs on until the packets are through that were in it: some
@@ -102,6 +104,14 @@ impl Tally {
         Ok(())
     }
 
+    /// What the generation that serves has counted, all hooks added up; `None` while nothing does.
+    pub(super) fn of_current(&self) -> Result<Option<(&Manifest, Counts)>, DatapathError> {
+        let Some(meter) = &self.current else { return Ok(None) };
+        let hooks = meter.read()?;
+        let all = hooks.values().fold(Counts::default(), |sum, counts| sum.plus(counts));
+        Ok(Some((meter.manifest(), all)))
+    }
+
     /// Everything so far. All of it, or an error: what left something out would go back.
     fn traffic(&mut self, hooks: &[Attached]) -> Result<Traffic, DatapathError> {
         if let Some((_, traffic)) = self.last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
@@ -126,8 +136,8 @@ fn read(meter: &Meter, hooks: &[Attached]) -> Result<Traffic, DatapathError> {
 
 impl Daemon<'_> {
     /// Tells who asks.
-    pub(super) fn tell(&mut self, asked: Asked) {
-        match self.look() {
+    pub(super) async fn tell(&mut self, asked: Asked) {
+        match self.look().await {
             // Who asked may be gone.
             Ok(observation) => drop(asked.send(document(&observation))),
             // No document is better than one whose counters go back.
@@ -135,11 +145,13 @@ impl Daemon<'_> {
         }
     }
 
-    fn look(&mut self) -> Result<Observation, DatapathError> {
-        let hooks = attached(self.lock.pins())?;
-        let traffic = self.tally.traffic(&hooks)?;
+    async fn look(&mut self) -> Result<Observation, DatapathError> {
+        // What is missing for a moment keeps its series.
+        let traffic = self.tally.traffic(&attached(self.lock.pins())?)?;
+        let hooks = attached_now(self.lock.pins()).await?;
+        let missing = self.missing(&hooks);
         let current = self.tally.current.as_ref();
         let loaded = current.map(|meter| LoadedState::new(meter.manifest(), hooks));
-        Ok(self.observation(traffic, loaded))
+        Ok(Observation { missing, ..self.observation(traffic, loaded) })
     }
 }

@@ -94,7 +94,12 @@ impl Daemon<'_> {
         self.write(TRIAL, &back_to, false)?;
         let change = self.reload(Trigger::Apply).await;
         if matches!(change, Ok(Change::Published(_))) {
-            info!("`breakout365 confirm` before {}, or it goes back", seconds(until_time));
+            let end = seconds(until_time);
+            info!(
+                event = "on_trial",
+                until = end,
+                "`breakout365 confirm` before {end}, or it goes back"
+            );
             self.trial = Some(Trial { back_to, until, until_time });
         } else {
             self.close_trial()?;
@@ -111,7 +116,7 @@ impl Daemon<'_> {
         self.trial = None;
         let serving = self.serving.as_ref().map(|serving| &serving.revision);
         self.record(Trigger::Confirm, Outcome::Confirmed, serving, None, &[], None);
-        info!("confirmed");
+        info!(event = "confirmed", "confirmed");
         Ok(())
     }
 

@@ -242,7 +242,7 @@ impl FeedWatch {
             debug!("the feed is one that was turned down");
             return Ok(());
         }
-        info!("the feed has changed: {feed}");
+        info!(event = "feed_changed", feed_version = feed.version, "the feed has changed: {feed}");
         // Until they are effective, what earlier versions said of dates holds.
         let mut known = self.incoming.take().map_or_else(Changes::default, |(_, known)| known);
         for change in changes.unwrap_or_default().changes {
@@ -390,6 +390,8 @@ impl FeedWatch {
             last_check: self.last_check.map(seconds),
             last_success: self.memory.last_success.map(seconds),
             next_check: self.next_time.map(seconds),
+            since: self.memory.since.filter(|_| self.client.is_some()).map(seconds),
+            poll_interval: self.client.as_ref().map(|_| self.options.poll_interval.as_secs()),
             checks: self.checks.clone(),
             problem: self.problem.clone(),
             refused: self.refused.as_ref().map(|(feed, why)| format!("{feed}: {why}")),

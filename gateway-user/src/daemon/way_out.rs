@@ -65,10 +65,20 @@ impl Daemon<'_> {
         }
         match self.egress.leave(before).await {
             Ok(ended) if uplink == serves => {
-                info!("{ended} direct flows of another [mark] are ended");
+                info!(
+                    event = "flows_ended",
+                    cause = "other_mark",
+                    flows = ended,
+                    "{ended} direct flows of another [mark] are ended"
+                );
             }
             Ok(ended) => {
-                info!("{ended} direct flows of uplink {uplink} are ended, {serves} serves now");
+                info!(
+                    event = "flows_ended",
+                    cause = "other_uplink",
+                    flows = ended,
+                    "{ended} direct flows of uplink {uplink} are ended, {serves} serves now"
+                );
             }
             Err(failure) => {
                 let problem = format!("direct flows of uplink {uplink} are not ended: {failure}");

@@ -272,7 +272,13 @@ impl Daemon<'_> {
         let clients = window.clients.clone();
         match self.end_flows_of(&clients).await {
             Ok(0) => {}
-            Ok(ended) => info!("{ended} direct flows of support window {id} are ended"),
+            Ok(ended) => info!(
+                event = "flows_ended",
+                cause = "window_closed",
+                flows = ended,
+                window = id,
+                "{ended} direct flows of support window {id} are ended"
+            ),
             Err(failure) => {
                 let problem = format!("flows of support window {id} are not ended: {failure}");
                 error!("{problem}");
@@ -427,8 +433,10 @@ impl Daemon<'_> {
                 "{summary}: {} flows, {} packets, {} bytes went direct",
                 total.flows, total.packets, total.bytes
             );
+            info!(event = "window_closed", window = id, trigger = %trigger, "{outcome}: {summary}");
+        } else {
+            info!(event = "window_opened", window = id, "{outcome}: {summary}");
         }
-        info!("{outcome}: {summary}");
         let generation = self.serving.as_ref().map(|serving| serving.generation);
         let entry = Entry {
             summary: Some(summary),

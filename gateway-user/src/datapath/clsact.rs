@@ -12,15 +12,19 @@ use aya::programs::tc::{
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use futures_util::TryStreamExt as _;
 use nix::libc;
+use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::packet_route::tc::TcHandle as NetlinkHandle;
 
 use super::DatapathError;
 use super::generation::chain;
+use super::interface::netlink;
 
 /// First of all filters: what is decided here must be decided before anyone acts on the packet.
 const PRIORITY: u16 = 1;
 /// "365", so that `tc filter show` tells whose filter it is.
 const HANDLE: TcHandle = TcHandle::new(0, 0x365);
+/// The same, as netlink messages have it.
+const NETLINK_HANDLE: NetlinkHandle = NetlinkHandle { major: 0, minor: 0x365 };
 
 /// Whose qdisc the filter hangs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,29 @@ pub(super) fn detach(interface: &str) -> Result<(), DatapathError> {
     ours(interface).map(drop)
 }
 
+/// Whether the filter is there.
+pub(super) async fn is_there(
+    handle: &rtnetlink::Handle,
+    ifindex: u32,
+) -> Result<bool, DatapathError> {
+    let Ok(index) = i32::try_from(ifindex) else { return Ok(false) };
+    let mut filters = handle.traffic_filter(index).get().ingress().execute();
+    loop {
+        match filters.try_next().await {
+            Ok(Some(filter)) if filter.header.handle == NETLINK_HANDLE => return Ok(true),
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(false),
+            Err(rtnetlink::Error::NetlinkError(error)) if is_gone(&error) => return Ok(false),
+            Err(error) => return Err(netlink("cannot list tc filters", error)),
+        }
+    }
+}
+
+/// Whether interface, qdisc or filter is not there.
+fn is_gone(error: &ErrorMessage) -> bool {
+    [-libc::ENOENT, -libc::EINVAL, -libc::ENODEV].contains(&error.raw_code())
+}
+
 /// Removes the qdisc if nobody has a filter on it.
 pub(super) async fn remove_unused_qdisc(ifindex: u32) -> Result<(), DatapathError> {
     let netlink = |why: String| DatapathError::Netlink { what: "cannot remove a qdisc", why };
@@ -96,11 +123,7 @@ pub(super) async fn remove_unused_qdisc(ifindex: u32) -> Result<(), DatapathErro
     connection.abort();
     match outcome {
         // Somebody else has removed it.
-        Err(rtnetlink::Error::NetlinkError(error))
-            if [-libc::ENOENT, -libc::EINVAL, -libc::ENODEV].contains(&error.raw_code()) =>
-        {
-            Ok(())
-        }
+        Err(rtnetlink::Error::NetlinkError(error)) if is_gone(&error) => Ok(()),
         other => other.map_err(|error: rtnetlink::Error| netlink(error.to_string())),
     }
 }

@@ -52,6 +52,10 @@ pub struct Attached {
     pub xdp: Option<&'static str>,
     /// `tcx` or `clsact`, where tc is attached.
     pub tc: Option<&'static str>,
+    /// Of these words, those for what is pinned and no longer attached; see [`attached_now`].
+    ///
+    /// [`attached_now`]: super::attached_now
+    pub missing: Vec<&'static str>,
 }
 
 /// [`Attached`] as it is read.
@@ -61,18 +65,50 @@ struct InWords {
     ifindex: u32,
     xdp: Option<String>,
     tc: Option<String>,
+    #[serde(default)]
+    missing: Vec<String>,
 }
 
 impl<'de> Deserialize<'de> for Attached {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let known = |word: Option<String>| {
-            let Some(word) = word else { return Ok(None) };
+        let known = |word: String| {
             let known = ["native", "generic", "tcx", "clsact"].into_iter().find(|it| *it == word);
-            let unknown = || D::Error::custom(format!("{word:?} is no way to be attached"));
-            known.map(Some).ok_or_else(unknown)
+            known.ok_or_else(|| D::Error::custom(format!("{word:?} is no way to be attached")))
         };
-        let InWords { interface, ifindex, xdp, tc } = InWords::deserialize(deserializer)?;
-        Ok(Self { interface, ifindex, xdp: known(xdp)?, tc: known(tc)? })
+        let InWords { interface, ifindex, xdp, tc, missing } = InWords::deserialize(deserializer)?;
+        Ok(Self {
+            interface,
+            ifindex,
+            xdp: xdp.map(known).transpose()?,
+            tc: tc.map(known).transpose()?,
+            missing: missing.into_iter().map(known).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Attached {
+    /// What carries it: `native`, `generic`, `tcx`, `clsact`.
+    pub fn carriers(&self) -> impl Iterator<Item = &'static str> {
+        self.xdp.into_iter().chain(self.tc)
+    }
+
+    /// Takes down that `carrier` is pinned and no longer attached.
+    pub(super) fn misses(&mut self, carrier: &'static str) {
+        for place in [&mut self.xdp, &mut self.tc] {
+            if *place == Some(carrier) {
+                *place = None;
+            }
+        }
+        self.missing.push(carrier);
+    }
+}
+
+/// A carrier in words.
+#[must_use]
+pub fn carrier_name(carrier: &str) -> String {
+    match carrier {
+        "native" | "generic" => format!("{carrier} xdp"),
+        other => other.to_owned(),
     }
 }
 
@@ -82,8 +118,15 @@ impl fmt::Display for Attached {
             Some(name) => f.write_str(name)?,
             None => write!(f, "#{} (gone)", self.ifindex)?,
         }
-        let xdp = self.xdp.map(|mode| format!("{mode} xdp"));
-        let carriers: Vec<&str> = xdp.as_deref().into_iter().chain(self.tc).collect();
-        write!(f, " ({})", carriers.join(" + "))
+        let names = |carriers: &mut dyn Iterator<Item = &str>| {
+            carriers.map(carrier_name).collect::<Vec<_>>().join(" + ")
+        };
+        let missing = match self.missing.as_slice() {
+            [] => String::new(),
+            missing => format!("missing {}", names(&mut missing.iter().copied())),
+        };
+        let there = names(&mut self.carriers());
+        let parts = [there, missing].into_iter().filter(|part| !part.is_empty());
+        write!(f, " ({})", parts.collect::<Vec<_>>().join("; "))
     }
 }

@@ -1,7 +1,9 @@
 //! What the kernel says of an interface, over rtnetlink.
 
 use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkXdp};
+use rtnetlink::packet_route::link::{
+    LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp,
+};
 
 use super::DatapathError;
 
@@ -47,14 +49,7 @@ impl Interface {
         if link.header.link_layer_type != LinkLayerType::Ether {
             return Err(DatapathError::NotEthernet { name: name.to_owned() });
         }
-        let xdp_program = link.attributes.iter().find_map(|attribute| {
-            let LinkAttribute::Xdp(xdp) = attribute else { return None };
-            xdp.iter().find_map(
-                |part| {
-                    if let LinkXdp::ProgId(id) = part { Some(*id) } else { None }
-                },
-            )
-        });
+        let xdp_program = xdp_program(&link);
         let mac = link.attributes.iter().find_map(|attribute| {
             if let LinkAttribute::Address(mac) = attribute {
                 <[u8; 6]>::try_from(mac.as_slice()).ok()
@@ -72,6 +67,14 @@ impl Interface {
     }
 }
 
-fn netlink(what: &'static str, why: impl std::fmt::Display) -> DatapathError {
+/// Id of the XDP program on an interface.
+pub(super) fn xdp_program(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| {
+        let LinkAttribute::Xdp(xdp) = attribute else { return None };
+        xdp.iter().find_map(|part| if let LinkXdp::ProgId(id) = part { Some(*id) } else { None })
+    })
+}
+
+pub(super) fn netlink(what: &'static str, why: impl std::fmt::Display) -> DatapathError {
     DatapathError::Netlink { what, why: why.to_string() }
 }

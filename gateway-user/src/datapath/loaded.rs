@@ -19,7 +19,6 @@ use nix::net::if_::if_indextoname;
 use super::generation::{COUNTER_MAPS, MANIFEST, chain};
 use super::hook::Attached;
 use super::meter::by_hook;
-use super::pins::LinkKind;
 use super::test_run::{RunOptions, run_xdp};
 use super::{DatapathError, Manifest, Pins, Probe, Program};
 use crate::policy::SetId;
@@ -249,7 +248,10 @@ fn add(a: Counter, b: Counter) -> Counter {
     Counter { packets: a.packets.wrapping_add(b.packets), bytes: a.bytes.wrapping_add(b.bytes) }
 }
 
-/// The hooks under `pins`, by interface.
+/// The hooks under `pins`, by interface, as they were attached; [`attached_now`] asks whether they
+/// still are.
+///
+/// [`attached_now`]: super::attached_now
 ///
 /// # Errors
 ///
@@ -262,12 +264,12 @@ pub fn attached(pins: &Pins) -> Result<Vec<Attached>, DatapathError> {
             ifindex,
             xdp: None,
             tc: None,
+            missing: Vec::new(),
         });
-        match kind {
-            LinkKind::Native => hook.xdp = Some("native"),
-            LinkKind::Generic => hook.xdp = Some("generic"),
-            LinkKind::Tcx => hook.tc = Some("tcx"),
-            LinkKind::Clsact | LinkKind::ClsactOwn => hook.tc = Some("clsact"),
+        if kind.is_xdp() {
+            hook.xdp = Some(kind.carrier());
+        } else {
+            hook.tc = Some(kind.carrier());
         }
     }
     Ok(hooks.into_values().collect())

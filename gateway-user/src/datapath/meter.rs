@@ -22,11 +22,23 @@ pub struct ProgramRun {
     pub runs: u64,
 }
 
+impl ProgramRun {
+    /// What came after `before`.
+    fn since(self, before: Self) -> Self {
+        Self {
+            time: self.time.saturating_sub(before.time),
+            runs: self.runs.saturating_sub(before.runs),
+        }
+    }
+}
+
 /// The counters of a generation and its programs.
 pub struct Meter {
     manifest: Manifest,
     maps: [Counters; 3],
     programs: BTreeMap<Program, Running>,
+    /// What the programs had run when nothing was attached yet: the self-test.
+    before: BTreeMap<Program, ProgramRun>,
 }
 
 type Counters = PerCpuArray<MapData, [u64; 2]>;
@@ -38,13 +50,15 @@ enum Running {
 }
 
 impl Meter {
-    /// Of generation `number`, which is pinned.
+    /// Of generation `number`, which is pinned and not attached yet.
     ///
     /// # Errors
     ///
     /// Manifest or counters cannot be opened.
     pub fn of_generation(lock: &Lock, number: u64) -> Result<Self, DatapathError> {
-        Self::open(&lock.pins().generation(number))
+        let mut meter = Self::open(&lock.pins().generation(number))?;
+        meter.before = meter.all_runs();
+        Ok(meter)
     }
 
     /// Of the published generation; `None` where there is none.
@@ -64,7 +78,8 @@ impl Meter {
             .filter(|program| *program != Program::Explain)
             .filter_map(|program| Some((program, Running::open(directory, program)?)))
             .collect();
-        Ok(Self { manifest, maps: [xdp?, tc_behind_xdp?, tc?], programs })
+        let maps = [xdp?, tc_behind_xdp?, tc?];
+        Ok(Self { manifest, maps, programs, before: BTreeMap::new() })
     }
 
     /// What the generation is made of.
@@ -83,17 +98,25 @@ impl Meter {
         by_hook(&self.manifest, [xdp, tc_behind_xdp, tc])
     }
 
-    /// What the programs have run; empty where the kernel has measured nothing.
+    /// What the programs have run since they were attached; empty where the kernel has measured
+    /// nothing. Of a generation that was there before this process, the self-test is in it, too.
     #[must_use]
     pub fn runs(&self) -> BTreeMap<Program, ProgramRun> {
+        let since = |(program, run): (Program, ProgramRun)| {
+            let run = run.since(self.before.get(&program).copied().unwrap_or_default());
+            (run.runs > 0).then_some((program, run))
+        };
+        self.all_runs().into_iter().filter_map(since).collect()
+    }
+
+    fn all_runs(&self) -> BTreeMap<Program, ProgramRun> {
         let runs = self.programs.iter().filter_map(|(program, running)| {
             let info = match running {
                 Running::Xdp(program) => program.info(),
                 Running::Tc(program) => program.info(),
             };
             let info = info.ok()?;
-            let run = ProgramRun { time: info.run_time(), runs: info.run_count() };
-            (run.runs > 0).then_some((*program, run))
+            Some((*program, ProgramRun { time: info.run_time(), runs: info.run_count() }))
         });
         runs.collect()
     }
@@ -138,4 +161,17 @@ pub(super) fn by_hook(
         }
     }
     Ok(hooks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_self_test_ran_is_not_traffic() {
+        let run = |nanoseconds, runs| ProgramRun { time: Duration::from_nanos(nanoseconds), runs };
+        assert_eq!(run(900, 9).since(run(400, 4)), run(500, 5));
+        assert_eq!(run(900, 9).since(ProgramRun::default()), run(900, 9));
+        assert_eq!(run(1, 1).since(run(4, 4)), ProgramRun::default());
+    }
 }

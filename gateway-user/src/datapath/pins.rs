@@ -62,6 +62,21 @@ pub(super) enum LinkKind {
 impl LinkKind {
     const ALL: [Self; 5] = [Self::Native, Self::Generic, Self::Tcx, Self::Clsact, Self::ClsactOwn];
 
+    /// Whether it is XDP's, and not tc's.
+    pub(super) fn is_xdp(self) -> bool {
+        matches!(self, Self::Native | Self::Generic)
+    }
+
+    /// What [`super::Attached`] calls it.
+    pub(super) fn carrier(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Tcx => "tcx",
+            Self::Clsact | Self::ClsactOwn => "clsact",
+        }
+    }
+
     fn file_name(self, ifindex: u32) -> String {
         match self {
             Self::Native => format!("link-{ifindex}-xdp"),

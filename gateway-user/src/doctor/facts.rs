@@ -248,6 +248,7 @@ impl Facts {
                 ifindex: index,
                 xdp: Some("native"),
                 tc: Some("tcx"),
+                missing: Vec::new(),
             })),
             rp_filter: Ok(0),
             forwarding: Forwarding { v4_at_large: Some(true), v4: Some(true), v6: Some(true) },

@@ -147,16 +147,14 @@ impl Drop for Conntrack {
 }
 
 /// The flow of an entry that the kernel says it has removed, if its mark has both of our words.
-pub(super) fn removed(message: NetlinkMessage<NetfilterMessage>, wanted: &Wanted) -> Option<Flow> {
+pub(super) fn removed(message: NetlinkMessage<NetfilterMessage>, words: Words) -> Option<Flow> {
     let NetlinkPayload::InnerMessage(message) = message.payload else { return None };
     let NetfilterMessageInner::Conntrack(ConntrackMessage::Delete(attributes)) = message.inner
     else {
         return None;
     };
-    let (mark, decided) = (wanted.mark, wanted.egress.decided);
     let is_direct = attributes.iter().any(|attribute| {
-        matches!(attribute, ConntrackAttribute::CtaMark(word)
-            if word & (mark.mask | decided) == mark.value | decided)
+        matches!(attribute, ConntrackAttribute::CtaMark(mark) if mark & words.bits() == words.direct())
     });
     is_direct.then(|| Flow::read(attributes)).flatten()
 }

@@ -114,7 +114,7 @@ impl Keeper {
             .map(|health| Prober::start(wanted, health, standings.families.keys().copied()));
         self.vanished = None;
         if egress.masquerade {
-            match Vanished::listen(wanted) {
+            match Vanished::listen(wanted.words()) {
                 Ok(vanished) => self.vanished = Some(vanished),
                 Err(problem) => warn!("flows that the kernel ends are not reset: {problem}"),
             }
@@ -149,15 +149,29 @@ impl Keeper {
         let Look { words, faults, hops, index, problem, mtus: _ } = look;
         if !words.is_empty() {
             self.put_back = self.put_back.saturating_add(1);
-            warn!("somebody removed or changed what is ours, put back: {}", words.join(", "));
+            warn!(
+                event = "put_back",
+                interface = wanted.egress.interface,
+                "somebody removed or changed what is ours, put back: {}",
+                words.join(", ")
+            );
         }
         let problem = problem.map(|problem| problem.to_string());
         match (&self.problem, &problem) {
             (Some(_), None) => {
-                info!("the way out by {} is in place again", wanted.egress.interface);
+                info!(
+                    event = "egress_in_place",
+                    interface = wanted.egress.interface,
+                    "the way out by {} is in place again",
+                    wanted.egress.interface
+                );
             }
             (before, Some(problem)) if before.as_ref() != Some(problem) => {
-                error!("the way out is not in place, what it lacks is inspected: {problem}");
+                error!(
+                    event = "egress_failed",
+                    interface = wanted.egress.interface,
+                    "the way out is not in place, what it lacks is inspected: {problem}"
+                );
             }
             (_, _) => {}
         }
@@ -195,7 +209,13 @@ impl Keeper {
         let vanished = self.vanished.as_ref();
         match end(wanted, wanted.words(), vanished, |flow| owed.contains(&flow.family())).await {
             Ok(ended) => {
-                info!("{} direct flows are ended, their uplink is down", ended.removed);
+                info!(
+                    event = "flows_ended",
+                    cause = DOWN,
+                    flows = ended.removed,
+                    "{} direct flows are ended, their uplink is down",
+                    ended.removed
+                );
                 self.not_ended = None;
                 for standing in self.standings.families.values_mut() {
                     standing.owes = false;
@@ -256,7 +276,7 @@ impl Keeper {
         picked: impl Fn(&Flow) -> bool,
     ) -> Result<BTreeMap<IpAddr, u32>, EgressError> {
         let Some(wanted) = &self.wanted else { return Ok(BTreeMap::new()) };
-        let flows = Conntrack::open()?.direct(wanted).await?;
+        let flows = Conntrack::open()?.direct(wanted.words()).await?;
         let picked = flows.iter().filter(|flow| picked(flow));
         let sources: BTreeSet<IpAddr> = picked.map(|flow| flow.source.ip()).collect();
         let netlink = Netlink::open()?;

@@ -411,7 +411,8 @@ mod tests {
     #[test]
     fn what_is_marked_and_was_direct_by_words_that_are_left_is_cleared_and_reset_first() {
         let words = Words { mark: Mark { value: 0x10, mask: 0x30 }, decided: 0x40 };
-        let text = text(&wanted(), &BTreeSet::new(), Some(words), Before::Unknown);
+        let text =
+            text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), Some(words), Before::Unknown);
         let begin = "    chain inside {\n        meta mark set meta mark & 0xffffffcf\n        ct mark & \
                      0x00000070 == 0x00000050 goto lost\n        ct state invalid";
         assert!(text.contains(begin), "{text}");

@@ -135,6 +135,10 @@ impl Standings {
                         OnFailure::Block => "refused",
                     };
                     error!(
+                        event = "uplink_down",
+                        interface = name,
+                        family = family.name(),
+                        reason = fault.name(),
                         "uplink {name}: {family} is down: {fault}; new flows are {new}, direct ones \
                          are ended"
                     );
@@ -142,7 +146,12 @@ impl Standings {
                     standing.fell(now);
                 }
                 (Some(_), None) => {
-                    info!("uplink {name}: {family} is up again: new flows go direct");
+                    info!(
+                        event = "uplink_up",
+                        interface = name,
+                        family = family.name(),
+                        "uplink {name}: {family} is up again: new flows go direct"
+                    );
                     standing.owes = false;
                     standing.hold.rose(now);
                 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::ending::is_tcp;
 use super::flows::{Flow, removed};
 use super::netlink::failed;
-use super::{EgressError, Wanted};
+use super::{EgressError, Words};
 
 /// `NFNLGRP_CONNTRACK_DESTROY` in the kernel's `uapi/linux/netfilter/nfnetlink.h`.
 const DESTROYED: u32 = 3;
@@ -41,8 +41,8 @@ pub(super) struct Vanished {
 }
 
 impl Vanished {
-    /// Subscribes, for the words of `wanted`.
-    pub(super) fn listen(wanted: &Wanted) -> Result<Self, EgressError> {
+    /// Subscribes, for flows that are direct by these words.
+    pub(super) fn listen(words: Words) -> Result<Self, EgressError> {
         let cannot = |source| failed("watch the ends of flows", source);
         let (mut connection, _, mut messages) =
             new_connection::<NetfilterMessage>(NETLINK_NETFILTER).map_err(cannot)?;
@@ -53,10 +53,10 @@ impl Vanished {
         setsockopt(&*socket, sockopt::RcvBufForce, &ROOM).ok();
         socket.add_membership(DESTROYED).map_err(cannot)?;
         let recent = Recent::default();
-        let (noted, wanted) = (Arc::clone(&recent), wanted.clone());
+        let noted = Arc::clone(&recent);
         let reader = async move {
             while let Some((message, _)) = messages.next().await {
-                if let Some(flow) = removed(message, &wanted).filter(is_tcp) {
+                if let Some(flow) = removed(message, words).filter(is_tcp) {
                     note(&noted, flow);
                 }
             }

@@ -23,6 +23,17 @@ pub(super) struct Access {
     token: Option<PathBuf>,
 }
 
+/// Whether who asks may see the metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It may.
+    Granted,
+    /// It has not the token.
+    Denied,
+    /// Nobody has it: the file cannot be read, one line.
+    Closed(String),
+}
+
 impl Access {
     /// What `options` allow.
     ///
@@ -47,15 +58,32 @@ impl Access {
 
     /// Whether who sends this `Authorization` header may see the metrics. The file is read each
     /// time, so that a new token needs no restart.
-    pub(super) fn admits(&self, authorization: Option<&str>) -> bool {
-        let Some(path) = &self.token else { return true };
-        let Ok(token) = read_token(path) else { return false };
+    pub(super) fn admits(&self, authorization: Option<&str>) -> Admission {
+        let Some(path) = &self.token else { return Admission::Granted };
+        let token = match read_token(path) {
+            Ok(token) => token,
+            Err(problem) => return Admission::Closed(problem),
+        };
         let given = authorization.and_then(|header| {
             let (scheme, given) = header.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| given.trim())
         });
         // Digests, so that how long comparing takes says nothing about the token.
-        given.is_some_and(|given| Sha256::digest(given) == Sha256::digest(&token))
+        if given.is_some_and(|given| Sha256::digest(given) == Sha256::digest(&token)) {
+            Admission::Granted
+        } else {
+            Admission::Denied
+        }
+    }
+}
+
+impl Admission {
+    /// Why nobody is admitted.
+    pub(super) fn problem(&self) -> Option<&str> {
+        match self {
+            Self::Closed(problem) => Some(problem),
+            Self::Granted | Self::Denied => None,
+        }
     }
 }
 
@@ -136,7 +164,7 @@ mod tests {
         let with_token = Options { token: Some(path.clone()), ..options("127.0.0.1:1") };
         let access = Access::of(&with_token).unwrap();
         for good in ["Bearer 0123456789abcdef", "bearer  0123456789abcdef "] {
-            assert!(access.admits(Some(good)), "{good}");
+            assert_eq!(access.admits(Some(good)), Admission::Granted, "{good}");
         }
         for bad in [
             "",
@@ -148,14 +176,16 @@ mod tests {
             "Basic 0123456789abcdef",
             "0123456789abcdef",
         ] {
-            assert!(!access.admits(Some(bad)), "{bad}");
+            assert_eq!(access.admits(Some(bad)), Admission::Denied, "{bad}");
         }
-        assert!(!access.admits(None));
+        assert_eq!(access.admits(None), Admission::Denied);
         fs::write(&path, "fedcba9876543210").unwrap();
-        assert!(access.admits(Some("Bearer fedcba9876543210")));
-        assert!(!access.admits(Some("Bearer 0123456789abcdef")));
+        assert_eq!(access.admits(Some("Bearer fedcba9876543210")), Admission::Granted);
+        assert_eq!(access.admits(Some("Bearer 0123456789abcdef")), Admission::Denied);
         fs::remove_file(&path).unwrap();
-        assert!(!access.admits(Some("Bearer fedcba9876543210")), "no file admits nobody");
+        let closed = access.admits(Some("Bearer fedcba9876543210"));
+        let problem = closed.problem().expect("no file admits nobody");
+        assert!(problem.contains(&path.display().to_string()), "{problem}");
         for bad in ["", "short", "0123456789 abcdef"] {
             fs::write(&path, bad).unwrap();
             assert!(Access::of(&with_token).is_err(), "{bad}");

@@ -2,17 +2,21 @@
 //!
 //! It keeps nothing: what the daemon does not tell is not there, so no number is older than the
 //! scrape. [`SERIES`] is what there is to see, `text` writes it down, `reference` explains it, `access`
-//! says who may look, and `server` answers.
+//! says who may look, `places` how many at a time, and `server` answers.
 
 mod access;
+mod once;
+mod places;
 mod reference;
 mod series;
 mod server;
 mod text;
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use nix::libc;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,8 +67,8 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         None => None,
     };
     let listen = options.listen;
-    let cannot = |error: std::io::Error| {
-        let problem = format!("--listen {listen}: {error}; is another exporter running?");
+    let cannot = |error: io::Error| {
+        let problem = format!("--listen {listen}: {error}{}", remedy(&error));
         Failure::new(Exit::System, problem)
     };
     let listener = TcpListener::bind(listen).await.map_err(cannot)?;
@@ -86,4 +90,19 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// What to do where it cannot listen.
+fn remedy(problem: &io::Error) -> &'static str {
+    match problem.raw_os_error() {
+        Some(libc::EADDRINUSE) => "; is another exporter running? `ss -ltnp` says who listens",
+        Some(libc::EADDRNOTAVAIL) => {
+            "; no interface has this address (yet); `ip address` shows those there are"
+        }
+        Some(libc::EACCES | libc::EPERM) => {
+            "; ports below 1024 are not for this user, and a service may listen where its unit says \
+             (SocketBindAllow)"
+        }
+        _ => "",
+    }
 }

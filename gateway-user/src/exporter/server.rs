@@ -14,18 +14,19 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::Scrapes;
-use super::access::Access;
+use super::access::{Access, Admission};
+use super::once::Once;
+use super::places::Places;
 use super::text::{Format, render};
 use crate::observe::{self, Observation};
 
-/// Connections at a time; more wait in the kernel.
-const CONNECTIONS: usize = 32;
+/// For TLS, before which nothing of a request can come.
+const HANDSHAKE: Duration = Duration::from_secs(3);
 /// For the headers of a request.
 const HEADERS: Duration = Duration::from_secs(5);
 /// Bytes of a request line with its headers.
@@ -49,21 +50,25 @@ struct Shared {
     access: Access,
     run_dir: PathBuf,
     scrapes: Mutex<Scrapes>,
+    /// Why the daemon's state was not read.
+    unread: Once,
+    /// Why nobody was admitted.
+    closed: Once,
 }
 
 impl Server {
     pub(super) fn new(access: Access, tls: Option<TlsAcceptor>, run_dir: PathBuf) -> Self {
         let scrapes = Mutex::new(Scrapes::default());
-        Self { tls, shared: Arc::new(Shared { access, run_dir, scrapes }) }
+        let (unread, closed) = (Once::default(), Once::default());
+        Self { tls, shared: Arc::new(Shared { access, run_dir, scrapes, unread, closed }) }
     }
 
     /// Answers for ever.
     pub(super) async fn run(&self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut places = Places::default();
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match listener.accept().await {
+                Ok(connection) => connection,
                 Err(error) => {
                     warn!("a connection cannot be accepted: {error}");
                     sleep(PAUSE).await;
@@ -71,13 +76,13 @@ impl Server {
                 }
             };
             let (tls, shared) = (self.tls.clone(), Arc::clone(&self.shared));
-            tokio::spawn(async move {
+            let task = tokio::spawn(async move {
                 let served = timeout(CONNECTION, serve(stream, tls, shared)).await;
                 if let Err(problem) = served.unwrap_or(Err("took too long".into())) {
                     debug!("a connection ended early: {problem}");
                 }
-                drop(place);
             });
+            places.take(peer.ip(), task.abort_handle());
         }
     }
 }
@@ -90,7 +95,7 @@ async fn serve(
     shared: Arc<Shared>,
 ) -> Result<(), Problem> {
     match tls {
-        Some(tls) => talk(tls.accept(stream).await?, shared).await,
+        Some(tls) => talk(timeout(HANDSHAKE, tls.accept(stream)).await??, shared).await,
         None => talk(stream, shared).await,
     }
 }
@@ -134,10 +139,21 @@ impl Shared {
 
     async fn metrics(&self, headers: &HeaderMap) -> Answer {
         let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        if !self.access.admits(authorization) {
-            let mut answer = plain(StatusCode::UNAUTHORIZED, "a bearer token is needed");
-            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return answer;
+        let admission = self.access.admits(authorization);
+        if let Some(problem) = self.closed.news(admission.problem()) {
+            warn!("nobody is admitted: {problem}");
+        }
+        match admission {
+            Admission::Granted => {}
+            Admission::Denied => {
+                let mut answer = plain(StatusCode::UNAUTHORIZED, "a bearer token is needed");
+                answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                return answer;
+            }
+            Admission::Closed(_) => {
+                let text = "the exporter cannot read its token; its log says why";
+                return plain(StatusCode::SERVICE_UNAVAILABLE, text);
+            }
         }
         let accept: Vec<_> =
             headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -149,15 +165,16 @@ impl Shared {
 
     async fn scrape(&self) -> (Scrapes, Option<Observation>) {
         let read = observe::read_within(&self.run_dir, DAEMON).await;
+        let problem = read.as_ref().err().map(ToString::to_string);
+        if let Some(problem) = self.unread.news(problem.as_deref()) {
+            warn!("{problem}");
+        }
         // What a panic left there are counters all the same.
         let mut scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
         let (count, state) = match read {
             Ok(Some(state)) => (&mut scrapes.answers, Some(state)),
             Ok(None) => (&mut scrapes.absent, None),
-            Err(failure) => {
-                warn!("{failure}");
-                (&mut scrapes.failed, None)
-            }
+            Err(_) => (&mut scrapes.failed, None),
         };
         *count = count.saturating_add(1);
         (Scrapes { answered: state.is_some(), ..*scrapes }, state)

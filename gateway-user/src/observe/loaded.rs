@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Traffic;
 use crate::config::Mode;
 use crate::datapath::{
-    Attached, DatapathError, FeedIdentity, Loaded, Manifest, Pins, Scope, attached,
+    Attached, DatapathError, FeedIdentity, Loaded, Manifest, Pins, Scope, attached_now,
 };
 
 /// The published generation.
@@ -75,9 +75,9 @@ impl LoadedState {
     /// # Errors
     ///
     /// [`DatapathError::NothingLoaded`] where nothing is.
-    pub fn of_pins(pins: &Pins) -> Result<(Self, Traffic), DatapathError> {
+    pub async fn of_pins(pins: &Pins) -> Result<(Self, Traffic), DatapathError> {
         let loaded = Loaded::open(pins)?;
-        let (manifest, hooks) = (loaded.manifest(), attached(pins)?);
+        let (manifest, hooks) = (loaded.manifest(), attached_now(pins).await?);
         let counts = loaded.counts_by_hook()?;
         let runs = std::collections::BTreeMap::new();
         let traffic = Traffic::of_generation(manifest, &counts, &runs, &hooks);

@@ -84,6 +84,19 @@ pub struct Observation {
     /// The support windows that are open.
     #[serde(default)]
     pub support: Vec<WindowState>,
+    /// What was attached and is not any more; all is attached again within ten seconds, or as soon as
+    /// it can be.
+    #[serde(default)]
+    pub missing: Vec<MissingHook>,
+}
+
+/// A hook, or part of one, that is not there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingHook {
+    /// The interface.
+    pub interface: String,
+    /// What of it is not there: `interface`, `native`, `generic`, `tcx` or `clsact`.
+    pub what: String,
 }
 
 /// How full the table is. What does not fit is refused.
@@ -237,6 +250,12 @@ pub struct FeedState {
     pub last_success: Option<String>,
     /// When it is asked next.
     pub next_check: Option<String>,
+    /// Since when it is followed; never, for a file or the snapshot in the binary.
+    #[serde(default)]
+    pub since: Option<String>,
+    /// Seconds between checks that succeed; as above.
+    #[serde(default)]
+    pub poll_interval: Option<u64>,
     /// Checks by what became of them: `ok` or the kind of failure.
     pub checks: std::collections::BTreeMap<String, u64>,
     /// Why the last check failed, one line; `None` when it did not.

@@ -41,6 +41,8 @@ pub(crate) const PLACEHOLDERS: [(&str, &str); 11] = [
 
 /// The system of `cargo xtask vm systemd`.
 const GUEST: &str = "xtask/src/vm/guest/systemd.sh";
+/// What an operator does there.
+const OPERATOR: &str = "xtask/src/vm/guest/operator.sh";
 /// How the lab builds it.
 const LAB: &str = "xtask/src/lab/product.rs";
 
@@ -175,6 +177,13 @@ pub(crate) const ROWS: &[(&str, Before, Outcome)] = &[
     ("apt remove breakout365", Fresh, Elsewhere(GUEST, "dpkg --remove breakout365")),
     ("apt purge breakout365", Fresh, Elsewhere(GUEST, "dpkg --purge breakout365")),
     ("systemctl enable --now breakout365", Fresh, Elsewhere(GUEST, "systemctl enable --now $unit")),
+    (
+        "systemctl enable --now breakout365-exporter",
+        Fresh,
+        Elsewhere(OPERATOR, "systemctl enable --now $exporter"),
+    ),
+    // The drop-in that it shows is held against the parser by `tests/units.rs`.
+    ("systemctl edit breakout365-exporter", Fresh, Elsewhere(GUEST, "/run/systemd/system/$unit.d")),
     ("systemctl start breakout365", Fresh, Elsewhere(GUEST, "systemctl start $unit")),
     ("systemctl status breakout365", Fresh, Elsewhere(GUEST, "systemctl status $unit")),
     ("systemctl reload breakout365", Fresh, Elsewhere(GUEST, "systemctl reload $unit")),

@@ -33,6 +33,7 @@ const SYSTEM: [(&str, &str, &str); 17] = [
     ("tc", "iproute2", "tests and lab look at hooks"),
     ("ethtool", "ethtool", "tests switch offloads"),
     ("nft", "nftables", "the lab translates addresses"),
+    ("bpftool", "bpftool", "a test detaches what the daemon has attached"),
     ("conntrack", "conntrack", "a test compares its flows with what servers saw"),
     ("curl", "curl", "a test types what the papers say"),
     ("sysctl", "procps", "the same"),

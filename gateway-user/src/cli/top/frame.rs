@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use gateway_common::Reason;
 
-use crate::cli::output;
+use crate::cli::state_lines::Line;
+use crate::cli::{output, state_lines};
 use crate::observe::{Count, Observation, Traffic};
 
 /// Everything on the screen.
@@ -19,14 +20,6 @@ pub(super) struct Frame {
     pub(super) reasons: Vec<Row>,
     /// By endpoint set and own include.
     pub(super) sets: Vec<Row>,
-}
-
-/// A line of the state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) text: String,
-    /// Whether it asks for a person.
-    pub(super) urgent: bool,
 }
 
 /// A name and its rates.
@@ -83,8 +76,7 @@ impl Frame {
 
     /// No daemon answers; `why`, if it is known.
     pub(super) fn without_daemon(why: &str) -> Self {
-        let line = Line { text: why.to_owned(), urgent: true };
-        Self { lines: vec![line], verdicts: vec![], reasons: vec![], sets: vec![] }
+        Self { lines: vec![Line::urgent(why)], verdicts: vec![], reasons: vec![], sets: vec![] }
     }
 
     /// The frame without a terminal to draw on.
@@ -164,49 +156,37 @@ fn by_verdict(by_reason: &BTreeMap<String, Count>) -> BTreeMap<String, Count> {
     sums
 }
 
+/// What asks for a person first.
 fn lines(now: &Observation) -> Vec<Line> {
-    let mut urgent: Vec<String> = Vec::new();
-    match &now.switches {
-        Some(switches) if !switches.on => {
-            urgent.push("OFF: everything is inspected until `breakout365 on`".to_owned());
-        }
-        Some(switches) => urgent.extend(
-            switches.inspecting.as_ref().map(|why| format!("everything is inspected: {why}")),
-        ),
-        None => {}
-    }
-    if now.feed.stale {
-        urgent.push("the feed was not checked within max-age".to_owned());
-    }
-    if now.traffic.self_check.disagreed > 0 {
-        urgent.push(format!(
-            "{} of {} proposals of XDP that tc checked were wrong, and inspected",
-            now.traffic.self_check.disagreed, now.traffic.self_check.checked
-        ));
-    }
-    urgent.extend(now.problem.clone());
-    urgent.extend(now.feed.problem.clone());
-    urgent.extend(now.egress.iter().filter_map(|egress| egress.problem.clone()));
-    urgent.extend(now.pending.as_ref().map(|plan| format!("plan {} waits", plan.id)));
-    urgent.extend(now.confirm_until.as_ref().map(|until| format!("on trial until {until}")));
+    let mut lines: Vec<Line> = now.switches.iter().filter_map(state_lines::switched_off).collect();
+    lines.extend(state_lines::mismatch(now.traffic.self_check));
+    lines.extend(now.missing.iter().map(state_lines::missing));
     let generation = now.generation.map_or_else(|| "none".to_owned(), |it| it.to_string());
     let feed = now.feed.serving.as_ref().map_or_else(|| "none yet".to_owned(), ToString::to_string);
-    let uplink = now.egress.as_ref().map_or("not kept by breakout365", |it| it.interface.as_str());
-    let calm = [
-        format!("generation {generation}, daemon {} since {}", now.pid, now.started),
-        format!("feed {feed}"),
-        format!("uplink {uplink}"),
-    ];
-    let urgent = urgent.into_iter().map(|text| Line { text, urgent: true });
-    urgent.chain(calm.into_iter().map(|text| Line { text, urgent: false })).collect()
+    let (pid, started) = (now.pid, &now.started);
+    lines.push(Line::calm(format!(
+        "generation {generation}, feed {feed}, daemon {pid} since {started}"
+    )));
+    lines.extend(now.loaded.iter().filter_map(|loaded| state_lines::shadow(loaded.mode)));
+    lines.extend(state_lines::of_daemon(now));
+    if now.egress.is_none() {
+        lines.push(Line::calm("uplink  not kept by breakout365"));
+    }
+    // Stable: within both, the order stays.
+    lines.sort_by_key(|line| !line.urgent);
+    lines
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::Mode;
+    use crate::datapath::Scope;
+    use crate::feed::FeedIdentity;
     use crate::observe::{
-        Carrier, FeedState, HookTraffic, OwnTraffic, ReasonTraffic, SelfCheck, SetTraffic,
-        Switches, VERSION,
+        Carrier, EgressState, FamilyState, FeedState, HookTraffic, LoadedState, MarkBits,
+        MissingHook, OwnTraffic, Prefixes, ReasonTraffic, SelfCheck, SetTraffic, Switches, VERSION,
+        WindowState,
     };
 
     fn count(packets: u64) -> Count {
@@ -304,15 +284,67 @@ pub(super) mod tests {
             inspecting: Some("switched_off".to_owned()),
         });
         now.traffic.self_check = SelfCheck { checked: 9, disagreed: 2 };
+        now.missing = vec![MissingHook { interface: "lan0".into(), what: "native".into() }];
+        now.feed.refused = Some("version 7: too many port sets".to_owned());
+        let family = |family: &str, reason: Option<&str>| FamilyState {
+            family: family.to_owned(),
+            state: if reason.is_some() { "down" } else { "up" }.to_owned(),
+            reason: reason.map(str::to_owned),
+            since: "2026-08-03T09:02:31Z".to_owned(),
+            transitions: 3,
+            probe_rtt_seconds: None,
+            probes_answered: 0,
+            probes_failed: 0,
+        };
+        now.egress = Some(EgressState {
+            interface: "wan0".to_owned(),
+            gateway4: Some([192, 0, 2, 1].into()),
+            gateway6: None,
+            table: 365,
+            priority: 365,
+            put_back: 0,
+            problem: None,
+            on_failure: "inspect".to_owned(),
+            families: vec![family("ipv4", Some("no_carrier")), family("ipv6", None)],
+            flows_ended: BTreeMap::new(),
+        });
+        now.support = vec![WindowState {
+            id: 1,
+            clients: ["192.0.2.0/25".parse().unwrap()].into(),
+            sets: "all sets".to_owned(),
+            note: "case 4711".to_owned(),
+            started: "2026-08-03T09:00:00Z".to_owned(),
+            until: "2026-08-03T11:00:00Z".to_owned(),
+        }];
         now.problem = Some("the disk is full".to_owned());
         let frame = Frame::of(&now, &now, Duration::ZERO);
-        let urgent: Vec<_> =
-            frame.lines.iter().filter(|it| it.urgent).map(|it| it.text.as_str()).collect();
-        let [off, check, problem] = urgent[..] else { panic!("{urgent:?}") };
-        assert!(off.starts_with("OFF: everything is inspected"));
-        assert!(check.starts_with("2 of 9 proposals"));
-        assert_eq!(problem, "the disk is full");
-        assert!(frame.lines[0].urgent && !frame.lines[3].urgent);
+        let words: Vec<_> = frame
+            .lines
+            .iter()
+            .map(|line| (line.urgent, line.text.split(' ').next().unwrap()))
+            .collect();
+        let urgent = ["OFF", "MISMATCH", "MISSING", "refused", "DOWN", "SUPPORT", "PROBLEM"]
+            .map(|it| (true, it));
+        let calm = ["generation", "source", "egress", "uplink"].map(|it| (false, it));
+        assert_eq!(words, [&urgent[..], &calm].concat());
+    }
+
+    #[test]
+    fn shadow_is_said() {
+        let mut now = observation("a", 1);
+        now.loaded = Some(LoadedState {
+            generation: 7,
+            breakout365: "0.1.0".to_owned(),
+            loaded_at: 0,
+            feed: FeedIdentity { instance: None, version: None, digest: String::new() },
+            mark: MarkBits { value: 1, mask: 1 },
+            mode: Mode::Shadow,
+            redirects_to: None,
+            prefixes: Prefixes::default(),
+            sources: Scope::default(),
+            hooks: Vec::new(),
+        });
+        assert!(Frame::of(&now, &now, Duration::ZERO).text().contains("mode    shadow"));
     }
 
     #[test]

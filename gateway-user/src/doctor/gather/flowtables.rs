@@ -70,10 +70,10 @@ mod tests {
         assert_eq!(told, expected.map(|(place, in_hardware)| (place.to_owned(), in_hardware)));
     }
 
-    #[test]
-    fn without_a_ruleset_nothing_is_said_of_flowtables() {
-        assert!(read(&Looked::default()).is_err());
+    #[tokio::test]
+    async fn without_a_ruleset_nothing_is_said_of_flowtables() {
+        assert!(read(&Looked::default()).await.is_err());
         let ruleset = Some(serde_json::json!({ "nftables": [{ "table": { "name": "t" } }] }));
-        assert_eq!(read(&Looked { ruleset, ..Looked::default() }), Ok(Vec::new()));
+        assert_eq!(read(&Looked { ruleset, ..Looked::default() }).await, Ok(Vec::new()));
     }
 }

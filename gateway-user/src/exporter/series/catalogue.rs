@@ -1,5 +1,7 @@
 //! The list itself, in the order of its documentation.
 
+use std::collections::BTreeSet;
+
 use gateway_common::Verdict;
 
 use super::Kind::{Counter, Gauge};
@@ -107,12 +109,11 @@ pub static SERIES: &[Series] = &[
         labels: &["interface"],
         help: "Direct packets without a proposal because the driver has no XDP metadata; tc classified them itself.",
         read: Daemon(|state| {
-            let hooks = state.traffic.hooks.iter().filter(|hook| hook.carrier == Carrier::Xdp);
-            let sample = |hook: &crate::observe::HookTraffic| {
+            let sample = |hook: &HookTraffic| {
                 let interface = hook.interface.as_deref().unwrap_or_default();
                 Sample::whole(hook.metadata_unsupported.packets).with(&[interface])
             };
-            hooks.map(sample).collect()
+            xdp_hooks(state).map(sample).collect()
         }),
     },
     Series {
@@ -146,7 +147,7 @@ pub static SERIES: &[Series] = &[
                 let interface = hook.interface.as_deref().unwrap_or_default();
                 Sample::whole(hook.redirected.packets).with(&[interface])
             };
-            redirecting(state).map(sample).collect()
+            xdp_hooks(state).map(sample).collect()
         }),
     },
     Series {
@@ -161,7 +162,7 @@ pub static SERIES: &[Series] = &[
                 fallbacks
                     .map(move |it| Sample::whole(it.count.packets).with(&[&interface, &it.cause]))
             };
-            redirecting(state).flat_map(samples).collect()
+            xdp_hooks(state).flat_map(samples).collect()
         }),
     },
     Series {
@@ -197,6 +198,13 @@ pub static SERIES: &[Series] = &[
                 })
                 .collect()
         }),
+    },
+    Series {
+        name: "breakout365_hook_missing",
+        kind: Gauge,
+        labels: &["interface"],
+        help: "Whether an inside interface is away, or something on it was detached that was attached; its packets may be inspected meanwhile.",
+        read: Daemon(missing_hooks),
     },
     Series {
         name: "breakout365_shadow",
@@ -302,6 +310,20 @@ pub static SERIES: &[Series] = &[
         read: Daemon(|state| Sample::time(state.feed.last_success.as_deref())),
     },
     Series {
+        name: "breakout365_feed_followed_since_timestamp_seconds",
+        kind: Gauge,
+        labels: &[],
+        help: "When the feed's source was first to be asked, restarts included; absent for a file or the list in the binary.",
+        read: Daemon(|state| Sample::time(state.feed.since.as_deref())),
+    },
+    Series {
+        name: "breakout365_feed_poll_interval_seconds",
+        kind: Gauge,
+        labels: &[],
+        help: "How long after a check that succeeded the feed's source is asked again (feed.poll-interval); absent for a file or the list in the binary.",
+        read: Daemon(|state| state.feed.poll_interval.map(Sample::whole).into_iter().collect()),
+    },
+    Series {
         name: "breakout365_feed_last_check_timestamp_seconds",
         kind: Gauge,
         labels: &[],
@@ -403,13 +425,14 @@ pub static SERIES: &[Series] = &[
         name: "breakout365_degraded",
         kind: Gauge,
         labels: &["cause"],
-        help: "Whether something went wrong and has not come right since, by where: daemon, egress, feed (the last check failed), policy (it refuses the feed).",
+        help: "Whether something went wrong and has not come right since, by where: daemon, egress, feed (the last check failed), hook (breakout365_hook_missing), policy (it refuses the feed).",
         read: Daemon(|state| {
             let egress = state.egress.as_ref().and_then(|egress| egress.problem.as_ref());
             let causes = [
                 ("daemon", state.problem.is_some()),
                 ("egress", egress.is_some()),
                 ("feed", state.feed.problem.is_some()),
+                ("hook", !state.missing.is_empty()),
                 ("policy", state.feed.refused.is_some()),
             ];
             causes.map(|(cause, is)| Sample::flag(is).with(&[cause])).into()
@@ -528,13 +551,22 @@ pub static SERIES: &[Series] = &[
         name: "breakout365_program_runs_total",
         kind: Counter,
         labels: &["program"],
-        help: "How often a BPF program ran, once for each packet; only while kernel.bpf_stats_enabled is 1.",
+        help: "How often a BPF program ran; a packet may run two of them, and tc runs once for what GRO has merged; only while kernel.bpf_stats_enabled is 1.",
         read: Daemon(|state| {
             let programs = state.traffic.programs.iter();
             programs.map(|run| Sample::whole(run.runs).with(&[&run.program])).collect()
         }),
     },
 ];
+
+fn missing_hooks(state: &Observation) -> Vec<Sample> {
+    let hooks = state.loaded.iter().flat_map(|loaded| &loaded.hooks);
+    let hooked = hooks.filter_map(|hook| hook.interface.as_deref());
+    let missing: BTreeSet<&str> = state.missing.iter().map(|it| it.interface.as_str()).collect();
+    let all: BTreeSet<&str> = hooked.chain(missing.iter().copied()).collect();
+    let sample = |interface| Sample::flag(missing.contains(interface)).with(&[interface]);
+    all.into_iter().map(sample).collect()
+}
 
 fn by_reason(state: &Observation, of: impl Fn(Count) -> u64) -> Vec<Sample> {
     let mut samples = Vec::new();
@@ -569,8 +601,8 @@ fn by_include(state: &Observation, of: impl Fn(Count) -> u64) -> Vec<Sample> {
     own.map(|own| Sample::whole(of(own.count)).with(&[&own.name])).collect()
 }
 
-/// The hooks that may redirect.
-fn redirecting(state: &Observation) -> impl Iterator<Item = &HookTraffic> {
+/// The hooks that XDP classifies on.
+fn xdp_hooks(state: &Observation) -> impl Iterator<Item = &HookTraffic> {
     state.traffic.hooks.iter().filter(|hook| hook.carrier == Carrier::Xdp)
 }
 

@@ -152,7 +152,7 @@ say "doctor" $(echo "$said" | grep ^warning)
 
 phase="exporter"
 exporter=breakout365-exporter.service
-check "it starts" systemctl start $exporter
+check "it starts" systemctl enable --now $exporter
 pid=$(systemctl show --value --property MainPID $exporter)
 check "it is not root" is "$(user_of "$pid")" breakout365-exporter
 check "it has no capability" is \
