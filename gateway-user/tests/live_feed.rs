@@ -202,7 +202,7 @@ fn what_nobody_confirms_is_gone_back_from() {
     product.assert_refused(&["confirm"], Exit::Usage as i32, &["nothing waits"]);
     // Not confirmed.
     product.configure(&good);
-    product.json(&["apply", "--confirm-within", "2s"]);
+    product.json(&["apply", "--confirm-within", "5s"]);
     assert_eq!(prefixes(), 1);
     wait_until("it goes back", || prefixes() == 0);
     // Killed on trial: the next one goes back.
@@ -224,6 +224,50 @@ fn what_nobody_confirms_is_gone_back_from() {
     );
     product.assert_refused(&["confirm"], Exit::Usage as i32, &["nothing waits"]);
     assert_eq!(prefixes(), 1);
+    daemon.terminate();
+}
+
+#[test]
+fn rollback_goes_to_what_was_confirmed_and_never_to_what_was_not() {
+    let site = Site::new();
+    let product = Product::new(&site, "auto");
+    let first = support::product::with_hook(LAN, "auto");
+    let [second, third] = ["ipv6", "ipv4"].map(|it| format!("{first}[policy]\n{it} = false\n"));
+    let families = || {
+        let prefixes = product.status()["prefixes"].clone();
+        (prefixes["ipv4"].as_u64().unwrap(), prefixes["ipv6"].as_u64().unwrap())
+    };
+    for how in ["rollback", "in time", "killed"] {
+        product.configure(&first);
+        let mut daemon = product.start();
+        product.configure(&second);
+        product.json(&["reload"]);
+        product.configure(&third);
+        let within = if how == "in time" { "5s" } else { "1h" };
+        product.json(&["apply", "--confirm-within", within]);
+        assert_eq!(families(), (0, 1), "{how}: on trial");
+        if how == "rollback" {
+            product.json(&["rollback"]);
+        } else if how == "killed" {
+            daemon.end(Signal::SIGKILL);
+            daemon = product.start();
+        }
+        wait_until("it goes back", || families() == (1, 0));
+        product.json(&["rollback"]);
+        assert_eq!(families(), (1, 1), "{how}: the one before that was confirmed");
+        daemon.terminate();
+    }
+    // One that is confirmed has what it was tried out against before it, also after a restart.
+    product.configure(&first);
+    let daemon = product.start();
+    product.configure(&second);
+    product.json(&["apply", "--confirm-within", "1h"]);
+    product.json(&["confirm"]);
+    daemon.end(Signal::SIGKILL);
+    let daemon = product.start();
+    assert_eq!(families(), (1, 0));
+    product.json(&["rollback"]);
+    assert_eq!(families(), (1, 1));
     daemon.terminate();
 }
 

@@ -78,6 +78,15 @@ fn a_prefix_and_all_are_what_they_say() {
     assert_eq!(flows[1].ask(), "direct");
     assert_eq!(flows[2].ask(), "direct");
     let mut anew = open(&network, &DIRECT[..1], "direct");
+    // As many as a long list has, in one request.
+    let many: Vec<String> =
+        (0..5000).map(|it| format!("10.{}.{}.0/24", it / 256, it % 256)).collect();
+    let many: Vec<&str> = many.iter().flat_map(|prefix| ["--prefix", prefix]).collect();
+    assert_eq!(product.json(&[&["revoke"], &many[..]].concat())["flows"], 0);
+    daemon.wait_for_log(" 10.0.15.0/24, 4984 others are ended", 1);
+    let too_many = many.repeat(4);
+    let words = ["a request of more than 262144 bytes", "ask for less"];
+    product.assert_refused(&[&["revoke"], &too_many[..]].concat(), Exit::Usage as i32, &words);
     assert_eq!(product.json(&["revoke", "--all"])["flows"], 3);
     assert_reset(&mut flows[1..]);
     assert_reset(&mut anew);

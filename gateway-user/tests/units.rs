@@ -4,11 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use clap::Parser as _;
 use gateway_user::cli::Cli;
 use gateway_user::config::{Config, DEFAULT_PATH};
+use gateway_user::exit::Exit;
 
 const DAEMON: &str = "pkg/systemd/breakout365.service";
 const EXPORTER: &str = "pkg/systemd/breakout365-exporter.service";
@@ -69,6 +72,55 @@ fn the_service_keeps_its_things_where_the_verbs_look_for_them() {
     let (place, user) = (value(DAEMON, "BindPaths"), value(DAEMON, "User"));
     let line = format!("d {place} 0700 {user} {user} -");
     assert!(tmpfiles.lines().any(|it| it == line), "{line}");
+}
+
+/// A configuration that is refused is refused again a second later; an interface may have come by then.
+#[test]
+fn what_only_a_person_mends_is_not_tried_again_and_the_papers_say_so() {
+    let person = [Exit::Usage, Exit::Config, Exit::Policy, Exit::Permission, Exit::Guard];
+    let codes = person.map(|exit| (exit as u8).to_string());
+    assert_eq!(value(DAEMON, "Restart"), "on-failure");
+    assert_eq!(value(DAEMON, "RestartPreventExitStatus"), codes.join(" "));
+    let (last, others) = codes.split_last().unwrap();
+    let said = format!("{} or {last}", others.join(", "));
+    let paper = fs::read_to_string(root().join("docs/service.md")).unwrap();
+    assert!(paper.contains(&format!("exit code {said}")), "docs/service.md does not say {said}");
+}
+
+/// A removal stops what runs, whatever policy there is for services: `down` is refused while the daemon
+/// runs.
+#[test]
+fn removing_the_debian_package_stops_the_daemon_whatever_the_policy_says() {
+    let place = tempfile::tempdir().unwrap();
+    let file = |name: &str| place.path().join(name);
+    let script = fs::read_to_string(root().join("pkg/deb/prerm")).unwrap();
+    let script = script.replace("/run/systemd/system", place.path().to_str().unwrap());
+    fs::write(file("prerm"), script).unwrap();
+    let programs = [
+        // policy-rc.d denies: nothing is done, and that is success.
+        ("deb-systemd-invoke", "exit 0"),
+        (
+            "systemctl",
+            "[ \"$1\" != --quiet ] || shift; for last; do :; done\n\
+             case \"$1\" in is-active) [ -e $HOME/$last ];; stop) rm -f $HOME/$last;; esac",
+        ),
+        ("breakout365", "[ \"$1\" = down ] && [ ! -e $HOME/breakout365.service ] && : >$HOME/down"),
+    ];
+    for (name, text) in programs {
+        fs::write(file(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(file(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:/usr/bin:/bin", place.path().display());
+    for running in [&["breakout365.service", "breakout365-exporter.service"][..], &[]] {
+        for unit in running {
+            fs::write(file(unit), "").unwrap();
+        }
+        let mut prerm = Command::new("sh");
+        prerm.arg(file("prerm")).arg("remove").env("PATH", &path).env("HOME", place.path());
+        assert!(prerm.status().unwrap().success(), "{running:?}");
+        assert!(file("down").exists() && !file("breakout365-exporter.service").exists());
+        fs::remove_file(file("down")).unwrap();
+    }
 }
 
 /// Who hangs is inspected before it is killed, and killed only after the longest silence of one

@@ -275,7 +275,9 @@ impl Daemon<'_> {
             revision.log_notes();
         }
         self.record(trigger, Outcome::Published, Some(revision), plan, &[], None);
-        self.keep(before.filter(|_| is_new));
+        // What nobody has confirmed is nothing to go back to, and what is on trial may be gone from.
+        let is_trial = self.trial.is_some() || trigger == Trigger::Unconfirmed;
+        self.keep(before.filter(|_| is_new && !is_trial));
         if is_new {
             self.wanted = None;
             self.drop_pending("what it started from has changed");

@@ -24,8 +24,8 @@ use crate::policy::WindowSets;
 
 /// Its file name in the run directory.
 const FILE: &str = "control.sock";
-/// A request is a few words.
-const LONGEST_REQUEST: u64 = 4096;
+/// In bytes: some ten thousand prefixes, and less than a command line takes.
+const LONGEST_REQUEST: usize = 1 << 18;
 /// For a client that connects and says nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A large table takes seconds to publish.
@@ -175,7 +175,7 @@ async fn serve(mut stream: tokio::net::UnixStream, calls: mpsc::Sender<Call>) {
                 Err(_) => Failure::new(Exit::Internal, "the daemon is stopping").into(),
             }
         }
-        Ok(Err(why)) => Failure::new(Exit::Usage, format!("not a request: {why}")).into(),
+        Ok(Err(why)) => Failure::new(Exit::Usage, why).into(),
         Err(_) => return,
     };
     if let Ok(mut line) = serde_json::to_vec(&reply) {
@@ -186,11 +186,19 @@ async fn serve(mut stream: tokio::net::UnixStream, calls: mpsc::Sender<Call>) {
 
 async fn read(stream: &mut tokio::net::UnixStream) -> Result<Request, String> {
     let mut line = String::new();
-    tokio::io::BufReader::new(stream.take(LONGEST_REQUEST))
+    let longest = u64::try_from(LONGEST_REQUEST).unwrap_or(u64::MAX);
+    tokio::io::BufReader::new(stream.take(longest))
         .read_line(&mut line)
         .await
-        .map_err(|error| error.to_string())?;
-    serde_json::from_str(&line).map_err(|error| error.to_string())
+        .map_err(|error| format!("not a request: {error}"))?;
+    if line.len() >= LONGEST_REQUEST && !line.ends_with('\n') {
+        return Err(too_long());
+    }
+    serde_json::from_str(&line).map_err(|error| format!("not a request: {error}"))
+}
+
+fn too_long() -> String {
+    format!("a request of more than {LONGEST_REQUEST} bytes; ask for less at once")
 }
 
 /// Asks the daemon that listens in `run_dir`.
@@ -218,6 +226,9 @@ fn exchange(path: &PathBuf, request: &Request) -> Result<Reply, Failure> {
         UnixStream::connect(path).map_err(|error| failed("no daemon answers", &error))?;
     let mut line = serde_json::to_vec(request).map_err(|error| failed("cannot ask", &error))?;
     line.push(b'\n');
+    if line.len() > LONGEST_REQUEST {
+        return Err(Failure::new(Exit::Usage, too_long()));
+    }
     stream.set_read_timeout(Some(LONGEST_WORK)).map_err(|error| failed("cannot ask", &error))?;
     stream.write_all(&line).map_err(|error| failed("cannot ask", &error))?;
     stream.shutdown(Shutdown::Write).map_err(|error| failed("cannot ask", &error))?;

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use nix::libc;
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::feed::FeedIdentity;
@@ -183,11 +185,11 @@ impl Journal {
         Self { directory: directory.to_owned() }
     }
 
-    /// Adds a line.
+    /// Adds a line. By root, the file is given to the owner of its directory: the daemon is to write on.
     ///
     /// # Errors
     ///
-    /// The file cannot be written.
+    /// The file cannot be written, or is a link: it would be one of somebody else.
     pub fn append(&self, entry: &Entry) -> io::Result<()> {
         let path = self.directory.join(FILE);
         if fs::metadata(&path).is_ok_and(|file| file.len() >= LONGEST) {
@@ -195,7 +197,20 @@ impl Journal {
         }
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)?;
+        let (opened, owner) = (file.metadata()?, fs::metadata(&self.directory)?);
+        if !opened.is_file() || opened.nlink() != 1 {
+            return Err(io::Error::other(format!("{}: not a file of its own", path.display())));
+        }
+        let is_owners = (opened.uid(), opened.gid()) == (owner.uid(), owner.gid());
+        if !is_owners && geteuid().is_root() {
+            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
         // A line that a crash cut short must not swallow this one.
         if !ends_with_line(&path)? {
             line.insert(0, b'\n');
@@ -274,6 +289,39 @@ mod tests {
         fs::write(&path, &text[..text.len() / 2]).unwrap();
         journal.append(&entry(2)).unwrap();
         assert_eq!(journal.read().unwrap(), (vec![entry(2)], 1));
+    }
+
+    /// Root writes, as `off` and `on` do; the directory belongs to the service.
+    #[test]
+    fn its_files_are_of_the_owner_of_the_directory_and_no_links() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(directory.path(), Some(1234), Some(5678)).unwrap();
+        let journal = Journal::new(directory.path());
+        let long = Entry { summary: Some("x".repeat(1 << 20)), ..entry(1) };
+        for _ in 0..3 {
+            journal.append(&long).unwrap();
+        }
+        for name in [FILE, OLDER] {
+            let file = fs::metadata(directory.path().join(name)).unwrap();
+            assert_eq!(
+                (file.uid(), file.gid(), file.mode() & 0o777),
+                (1234, 5678, 0o600),
+                "{name}"
+            );
+        }
+        let (elsewhere, path) = (directory.path().join("elsewhere"), directory.path().join(FILE));
+        fs::write(&elsewhere, "").unwrap();
+        for link in [std::os::unix::fs::symlink::<&Path, &Path>, |from, to| fs::hard_link(from, to)]
+        {
+            fs::remove_file(&path).unwrap();
+            link(&elsewhere, &path).unwrap();
+            journal.append(&entry(2)).unwrap_err();
+            assert_eq!(fs::metadata(&elsewhere).unwrap().len(), 0);
+            assert_eq!(fs::metadata(&elsewhere).unwrap().uid(), 0);
+        }
     }
 
     #[test]

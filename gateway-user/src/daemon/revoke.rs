@@ -11,6 +11,9 @@ use crate::egress::Flow;
 use crate::exit::{Exit, Failure};
 use crate::feed::{EndpointSet, SetId};
 
+/// So many sets and prefixes are named in log and journal.
+const NAMED: usize = 16;
+
 /// Which flows are meant: all, or those of any set or prefix.
 struct Picked<'a> {
     all: bool,
@@ -83,6 +86,12 @@ impl Picked<'_> {
         }
         let sets = self.sets.iter().map(|set| format!("set {}", set.id));
         let prefixes = self.prefixes.iter().map(ToString::to_string);
-        sets.chain(prefixes).collect::<Vec<_>>().join(", ")
+        let mut named: Vec<String> = sets.chain(prefixes).collect();
+        let others = named.len().saturating_sub(NAMED);
+        if others > 0 {
+            named.truncate(NAMED);
+            named.push(format!("{others} others"));
+        }
+        named.join(", ")
     }
 }

@@ -92,6 +92,7 @@ impl Daemon<'_> {
         }
         // First, so that a restart at any moment from here on goes back.
         self.write(TRIAL, &back_to, false)?;
+        self.trial = Some(Trial { back_to, until, until_time });
         let change = self.reload(Trigger::Apply).await;
         if matches!(change, Ok(Change::Published(_))) {
             let end = seconds(until_time);
@@ -100,8 +101,8 @@ impl Daemon<'_> {
                 until = end,
                 "`breakout365 confirm` before {end}, or it goes back"
             );
-            self.trial = Some(Trial { back_to, until, until_time });
         } else {
+            self.trial = None;
             self.close_trial()?;
         }
         change
@@ -109,8 +110,14 @@ impl Daemon<'_> {
 
     /// Keeps what is on trial.
     pub(super) fn confirm(&mut self) -> Result<(), Failure> {
-        if self.trial.is_none() {
+        let Some(trial) = &self.trial else {
             return Err(Failure::new(Exit::Usage, "nothing waits to be confirmed"));
+        };
+        let serving = self.serving.as_ref().map(|serving| &serving.revision);
+        let back_to = &trial.back_to;
+        if serving.is_none_or(|serving| !serving.is_same(back_to)) {
+            self.write(BEFORE, back_to, false)?;
+            self.before = Some(back_to.clone());
         }
         self.close_trial()?;
         self.trial = None;
@@ -122,13 +129,14 @@ impl Daemon<'_> {
 
     /// Ends the trial by going back.
     pub(super) async fn go_back(&mut self, trigger: Trigger) -> Result<Change, Failure> {
-        let Some(trial) = self.trial.take() else {
+        let Some(back_to) = self.trial.as_ref().map(|trial| trial.back_to.clone()) else {
             return Err(Failure::new(Exit::Usage, "nothing is on trial"));
         };
-        let plan = self.plan_to(&trial.back_to);
-        let away = self.may_be_away(Some(&trial.back_to));
-        match self.publish(trial.back_to.clone(), trigger, Some(&plan), &away).await {
+        let plan = self.plan_to(&back_to);
+        let away = self.may_be_away(Some(&back_to));
+        match self.publish(back_to, trigger, Some(&plan), &away).await {
             Ok(generation) => {
+                self.trial = None;
                 self.follow_config();
                 // It has gone back; a restart would once more, to the same.
                 if let Err(failure) = self.close_trial() {
@@ -138,8 +146,9 @@ impl Daemon<'_> {
             }
             Err(failure) => {
                 // Once more, soon.
-                let until = Instant::now() + PAUSE;
-                self.trial = Some(Trial { until, ..trial });
+                if let Some(trial) = &mut self.trial {
+                    trial.until = Instant::now() + PAUSE;
+                }
                 Err(failure)
             }
         }
