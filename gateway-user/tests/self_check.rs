@@ -108,8 +108,9 @@ fn one_in_so_many_is_checked() {
 #[test]
 fn the_daemon_says_once_for_a_generation_that_they_disagree() {
     let site = Site::new();
-    let product = Product::new(&site, "auto");
-    product.configure(&format!("self-check = 1\n{}", with_hook(LAN, "auto")));
+    // With "auto" the daemon would go on without XDP at its next look.
+    let product = Product::new(&site, "xdp");
+    product.configure(&format!("self-check = 1\n{}", with_hook(LAN, "xdp")));
     let daemon = product.start();
     site.assert_it_marks();
     let mut foreign = forger();

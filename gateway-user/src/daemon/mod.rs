@@ -175,11 +175,12 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 }
             }
             _ = look_again.tick() => {
+                // Before anything is published: it looks at the generation that serves.
+                daemon.look_at_self_check();
                 daemon.follow_interfaces().await;
                 daemon.look_at_hooks().await;
                 daemon.look_at_way_out().await;
                 daemon.look_at_the_clock().await;
-                daemon.look_at_self_check();
                 daemon.follow_windows().await;
             }
             () = until(window_ends) => daemon.follow_windows().await,
