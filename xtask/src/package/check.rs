@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 
 use super::stage::{SHARED, Stage};
-use super::{debian, red_hat};
+use super::{debian, installed, red_hat};
 use crate::check::Workspace;
 use crate::process::{Failed, command, run};
 
@@ -42,11 +42,13 @@ pub(super) fn run_all(workspace: &Workspace, stage: &Stage) -> Result<()> {
     say("rpm", &content_of_rpm(stage, &rpm)?);
     let before = [fs::read(&deb)?, fs::read(&rpm)?];
     debian(workspace, stage, None)?;
-    red_hat(workspace, stage)?;
+    red_hat(workspace, stage, None)?;
     if before != [fs::read(&deb)?, fs::read(&rpm)?] {
         bail!("the same files do not give the same packages");
     }
     say("reproducible", "both packages, byte for byte");
+    let next = red_hat(workspace, stage, Some("2"))?;
+    say("rpm", &installed::rpms(&rpm, &next)?);
     Ok(())
 }
 

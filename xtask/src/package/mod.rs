@@ -1,6 +1,7 @@
 //! `cargo xtask package`: a Debian package and an RPM, and what has to be true of both.
 
 mod check;
+mod installed;
 mod licences;
 mod stage;
 
@@ -47,7 +48,7 @@ pub(crate) fn run_verb(options: &Options) -> Result<()> {
         println!("package: {}", debian(&workspace, &stage, None)?.display());
     }
     if rpm {
-        println!("package: {}", red_hat(&workspace, &stage)?.display());
+        println!("package: {}", red_hat(&workspace, &stage, None)?.display());
     }
     if options.check {
         packaging()?;
@@ -83,13 +84,17 @@ fn debian(workspace: &Workspace, stage: &Stage, version: Option<&str>) -> Result
 }
 
 /// Writes the RPM, and gives its path.
-fn red_hat(workspace: &Workspace, stage: &Stage) -> Result<PathBuf> {
-    let package = stage.directory().join("breakout365.rpm");
+fn red_hat(workspace: &Workspace, stage: &Stage, release: Option<&str>) -> Result<PathBuf> {
+    let name = release.unwrap_or("breakout365");
+    let package = stage.directory().join(format!("{name}.rpm"));
     let mut build = packager(&cargo_generate_rpm()?, workspace, stage);
     // Built in: the system's own finder of libraries is there on some machines only.
     build.args(["--package", "gateway-user", "--auto-req", "builtin", "--output"]);
     build.arg(&package).arg("--target-dir").arg(stage.directory());
     build.args(["--source-date", &stage.date().to_string()]);
+    if let Some(release) = release {
+        build.args(["--set-metadata", &format!("release = {release:?}")]);
+    }
     run(&mut build)?;
     Ok(package)
 }
