@@ -8,7 +8,8 @@
 //! going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
 //! they tell the shell. Beside that way, [`replay`] classifies captures by a table, [`export`]
 //! writes one down for other programs, [`exporter`] tells Prometheus what the daemon observes,
-//! [`marks`] finds who else uses our bits, and [`doctor`] says what is in the way. But for fetching,
+//! [`marks`] finds who else uses our bits, `translation` who translates addresses on the uplink, and
+//! [`doctor`] says what is in the way. But for fetching,
 //! everything up to `plan` is pure, and so is
 //! `export`.
 
@@ -30,4 +31,5 @@ pub mod observe;
 pub mod plan;
 pub mod policy;
 pub mod replay;
+mod translation;
 pub mod window;

@@ -125,7 +125,8 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         checked_proposals: self_check::Checked::default(),
         service: Service::of_this_process(),
         interfaces: hooks::Present::new(),
-        egress: Keeper::default(),
+        egress: redirect::keeper(&settings.pins),
+        translation: redirect::Translation::default(),
         problem: None,
         failed: None,
         log: None,
@@ -235,6 +236,7 @@ struct Daemon<'a> {
     service: Service,
     interfaces: hooks::Present,
     egress: Keeper,
+    translation: redirect::Translation,
     windows: Windows,
     /// What went wrong last and has not come right since.
     problem: Option<String>,

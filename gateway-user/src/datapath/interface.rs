@@ -1,7 +1,9 @@
 //! What the kernel says of an interface, over rtnetlink.
 
 use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkXdp};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+};
 
 use super::DatapathError;
 
@@ -18,6 +20,8 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// Whether it is up and has a carrier.
     pub is_up: bool,
+    /// Whether it stands for several others (bonding), whose packets come in by those.
+    pub is_bond: bool,
 }
 
 impl Interface {
@@ -68,10 +72,34 @@ impl Interface {
             xdp_program,
             mac: mac.ok_or_else(|| DatapathError::NotEthernet { name: name.to_owned() })?,
             is_up: link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+            is_bond: is_bond(&link),
         })
     }
 }
 
+fn is_bond(link: &LinkMessage) -> bool {
+    let infos = link.attributes.iter().filter_map(|attribute| {
+        if let LinkAttribute::LinkInfo(infos) = attribute { Some(infos) } else { None }
+    });
+    infos.flatten().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bond)))
+}
+
 fn netlink(what: &'static str, why: impl std::fmt::Display) -> DatapathError {
     DatapathError::Netlink { what, why: why.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bond_is_known_by_its_kind() {
+        for (kind, is_one) in [(InfoKind::Bond, true), (InfoKind::Veth, false)] {
+            let mut link = LinkMessage::default();
+            link.attributes.push(LinkAttribute::IfName("b".into()));
+            link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+            assert_eq!(is_bond(&link), is_one);
+        }
+        assert!(!is_bond(&LinkMessage::default()));
+    }
 }

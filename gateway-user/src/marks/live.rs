@@ -49,7 +49,7 @@ pub fn look(rules: &[RuleFacts], ours: Ours) -> Looked {
 }
 
 /// What a program prints; `None` where there is none of this name.
-fn program(name: &str, arguments: &[&str]) -> Result<Option<String>, String> {
+pub(crate) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>, String> {
     let line = [&[name], arguments].concat().join(" ");
     let output =
         Command::new(name).args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).output();

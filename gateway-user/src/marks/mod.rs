@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::config::{Config, Mark};
 
+pub(crate) use live::program;
 pub use live::{Looked, look};
 pub use rules::RuleFacts;
 
