@@ -194,7 +194,7 @@ pub const COUNTER_REDIRECTED: u32 = 23;
 /// Counter of the first [`Fallback`]: Direct packets that XDP was to redirect and did not.
 pub const COUNTER_FIRST_FALLBACK: u32 = 24;
 /// Index of provenance group 0; the groups are the last counters of a hook.
-pub const COUNTER_FIRST_GROUP: u32 = 36;
+pub const COUNTER_FIRST_GROUP: u32 = 38;
 
 impl Fallback {
     /// The counter of this cause.

@@ -10,6 +10,7 @@
 //! | [`DEADLINE`] | when direct egress ends by itself, or [`NEVER`] | the daemon |
 //! | [`SAMPLE`] | one packet in so many is drawn for `trace`; zero is none | `breakout365 trace`; programs put it back to zero |
 //! | [`SAMPLE_UNTIL`] | when the drawing ends by itself | `breakout365 trace` |
+//! | [`REDIRECT_V4`], [`REDIRECT_V6`] | the interface that Direct packets may be redirected to | the daemon |
 //! | the others | zero, for later | nobody |
 //!
 //! Doubt is off: an entry that is missing, zero, or of another layout is not [`ON`], and a deadline
@@ -31,6 +32,12 @@ pub const SAMPLE: u32 = 2;
 /// The entry that says when drawing ends by itself: a clock as for [`DEADLINE`]. The first packet that
 /// is drawn after it is not recorded and puts [`SAMPLE`] to zero, so that a tracer may be killed.
 pub const SAMPLE_UNTIL: u32 = 3;
+/// The entry that says the index of the interface that Direct packets of IPv4 may be redirected to. A
+/// generation that redirects elsewhere marks instead, so zero ends redirecting from the next packet on,
+/// before a generation that marks is there.
+pub const REDIRECT_V4: u32 = 4;
+/// The same for IPv6.
+pub const REDIRECT_V6: u32 = 5;
 
 /// Direct egress is on: "B365 ON" with a layout version in the low byte.
 pub const ON: u64 = 0x4233_3635_204f_4e01;
@@ -56,7 +63,8 @@ pub fn refusal(switch: u64, deadline: u64, now: impl FnOnce() -> u64) -> Option<
 
 const _: () = {
     assert!(ON != 0 && OFF != 0 && ON != OFF);
-    assert!(SWITCH == 0 && DEADLINE == 1 && SAMPLE == 2 && SAMPLE_UNTIL == 3 && WORDS > 3);
+    assert!(SWITCH == 0 && DEADLINE == 1 && SAMPLE == 2 && SAMPLE_UNTIL == 3);
+    assert!(REDIRECT_V4 == 4 && REDIRECT_V6 == 5 && WORDS > 5);
 };
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ use crate::{PacketBytes, Word};
 
 /// Where the IP header of an untagged frame begins.
 const IP: u32 = 14;
+/// An Ethernet frame without its check sequence has so many bytes at least; shorter packets are padded
+/// (IEEE 802.3, clause 3.2.8).
+const SHORTEST_FRAME: u32 = 60;
 /// Where the two words are that forwarding changes: time to live and checksum of IPv4, and the hop
 /// limit of IPv6 with the payload length before it.
 const LIFETIME_V4: u32 = IP + 8;
@@ -16,8 +19,12 @@ const LIFETIME_V6: u32 = IP + 4;
 /// `AF_INET` and `AF_INET6`, kernel `include/linux/socket.h`.
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// Length of the IPv6 header, in bytes.
+/// Lengths of the IPv4 header, without options, and of the IPv6 header, in bytes.
+const IPV4_HEADER: u16 = 20;
 const IPV6_HEADER: u16 = 40;
+/// Where in a TCP and in a UDP header the checksum is.
+const CHECKSUM_TCP: u32 = 16;
+const CHECKSUM_UDP: u32 = 6;
 
 /// Why a Direct packet goes up the stack, where redirecting was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,11 +55,16 @@ pub enum Fallback {
     ForwardingOff = 10,
     /// The uplink is down for its IP version, or has no next hop for it.
     UplinkDown = 11,
+    /// Its checksum is not there yet: it comes from a port without hardware (veth, tap), whose sender
+    /// has left it to hardware.
+    PartialChecksum = 12,
+    /// The frame is longer than the packet in it, but for padding, or shorter.
+    OddLength = 13,
 }
 
 impl Fallback {
     /// Every cause, in the order of its counter.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::NotForUs,
         Self::Tagged,
         Self::SeveralBuffers,
@@ -65,6 +77,8 @@ impl Fallback {
         Self::OtherWay,
         Self::ForwardingOff,
         Self::UplinkDown,
+        Self::PartialChecksum,
+        Self::OddLength,
     ];
 
     /// The name used in JSON, metrics and text: stable, snake case.
@@ -83,6 +97,8 @@ impl Fallback {
             Self::OtherWay => "other_way",
             Self::ForwardingOff => "forwarding_off",
             Self::UplinkDown => "uplink_down",
+            Self::PartialChecksum => "partial_checksum",
+            Self::OddLength => "odd_length",
         }
     }
 
@@ -132,7 +148,8 @@ impl Departure {
     }
 }
 
-/// What is asked about a Direct packet that came in by an interface whose MAC address is `mac`.
+/// What is asked about a Direct packet that came in, as a frame of `frame_length` bytes, by an interface
+/// whose MAC address is `mac`.
 ///
 /// # Errors
 ///
@@ -140,6 +157,7 @@ impl Departure {
 #[inline(always)]
 pub fn departure<P: PacketBytes + ?Sized>(
     packet: &P,
+    frame_length: u32,
     mac: [Word; 3],
 ) -> Result<Departure, Fallback> {
     // The classifier has read as far as this: a packet that ends before is none of its Direct ones.
@@ -148,14 +166,47 @@ pub fn departure<P: PacketBytes + ?Sized>(
         return Err(Fallback::NotForUs);
     }
     match ethertype.number() {
-        ethertype::IPV4 => departure_v4(packet),
-        ethertype::IPV6 => departure_v6(packet),
+        ethertype::IPV4 => departure_v4(packet, frame_length),
+        ethertype::IPV6 => departure_v6(packet, frame_length),
         _ => Err(Fallback::Tagged),
     }
 }
 
+/// Whether an IP packet of `length` bytes fills its frame.
 #[inline(always)]
-fn departure_v4<P: PacketBytes + ?Sized>(packet: &P) -> Result<Departure, Fallback> {
+const fn fills(length: u16, frame_length: u32) -> bool {
+    let end = IP.wrapping_add(length as u32);
+    end == frame_length || (end < frame_length && frame_length <= SHORTEST_FRAME)
+}
+
+/// Whether a transport header's checksum is what its sender leaves there for the hardware to go on from
+/// (`CHECKSUM_PARTIAL`, kernel `include/linux/skbuff.h`): the sum over the pseudo-header. `sum` is that,
+/// of words as they are in memory. Of checksums that are done, one in 65,535 looks like it.
+#[inline(always)]
+fn is_partial(checksum: Word, sum: u32) -> bool {
+    let once = (sum & 0xffff).wrapping_add(sum >> 16);
+    let folded = (once & 0xffff).wrapping_add(once >> 16);
+    // Zero has two spellings, and a sum of what is not all zero is never the first.
+    u32::from(checksum.in_memory()) == folded || (folded == 0xffff && !checksum.any(0xffff))
+}
+
+/// The checksum of a transport header that begins at `header`.
+#[inline(always)]
+fn checksum_at<P: PacketBytes + ?Sized>(packet: &P, protocol: u8, header: u32) -> Option<Word> {
+    let at = if protocol == protocol::TCP { CHECKSUM_TCP } else { CHECKSUM_UDP };
+    packet.words::<1>(header.wrapping_add(at)).map(|[checksum]| checksum)
+}
+
+#[inline(always)]
+fn sum_of<const N: usize>(words: [Word; N]) -> u32 {
+    words.into_iter().fold(0, |sum: u32, word| sum.wrapping_add(u32::from(word.in_memory())))
+}
+
+#[inline(always)]
+fn departure_v4<P: PacketBytes + ?Sized>(
+    packet: &P,
+    frame_length: u32,
+) -> Result<Departure, Fallback> {
     let [head, length, _, _, lifetime, checksum, s0, s1, d0, d1, from, to] =
         packet.words::<12>(IP).ok_or(Fallback::Options)?;
     if head.first() != 0x45 {
@@ -168,10 +219,20 @@ fn departure_v4<P: PacketBytes + ?Sized>(packet: &P) -> Result<Departure, Fallba
     if lifetime.first() <= 1 {
         return Err(Fallback::LastHop);
     }
+    if !fills(length.number(), frame_length) {
+        return Err(Fallback::OddLength);
+    }
+    let protocol = lifetime.second();
+    let transport = checksum_at(packet, protocol, IP.wrapping_add(IPV4_HEADER.into()));
+    let segment = Word::new(length.number().wrapping_sub(IPV4_HEADER).to_be_bytes());
+    let sum = sum_of([s0, s1, d0, d1, Word::new([0, protocol]), segment]);
+    if is_partial(transport.ok_or(Fallback::OddLength)?, sum) {
+        return Err(Fallback::PartialChecksum);
+    }
     let none = Word::new([0; 2]);
     Ok(Departure {
         family: AF_INET,
-        protocol: lifetime.second(),
+        protocol,
         ports: [from, to],
         length: length.number(),
         class: [head.second(), 0, 0, 0],
@@ -183,7 +244,10 @@ fn departure_v4<P: PacketBytes + ?Sized>(packet: &P) -> Result<Departure, Fallba
 }
 
 #[inline(always)]
-fn departure_v6<P: PacketBytes + ?Sized>(packet: &P) -> Result<Departure, Fallback> {
+fn departure_v6<P: PacketBytes + ?Sized>(
+    packet: &P,
+    frame_length: u32,
+) -> Result<Departure, Fallback> {
     let [head, label, payload, next, addresses @ .., from, to] =
         packet.words::<22>(IP).ok_or(Fallback::Options)?;
     if !matches!(next.first(), protocol::TCP | protocol::UDP) {
@@ -201,11 +265,20 @@ fn departure_v6<P: PacketBytes + ?Sized>(packet: &P) -> Result<Departure, Fallba
     if next.second() <= 1 {
         return Err(Fallback::LastHop);
     }
+    let length = payload.number().saturating_add(IPV6_HEADER);
+    if !fills(length, frame_length) {
+        return Err(Fallback::OddLength);
+    }
+    let checksum = checksum_at(packet, next.first(), IP.wrapping_add(IPV6_HEADER.into()));
+    let sum = sum_of(addresses).wrapping_add(sum_of([Word::new([0, next.first()]), payload]));
+    if is_partial(checksum.ok_or(Fallback::OddLength)?, sum) {
+        return Err(Fallback::PartialChecksum);
+    }
     Ok(Departure {
         family: AF_INET6,
         protocol: next.first(),
         ports: [from, to],
-        length: payload.number().saturating_add(IPV6_HEADER),
+        length,
         class: [head.first() & 0xf, head.second(), label.first(), label.second()],
         source,
         destination: [d0, d1, d2, d3, d4, d5, d6, d7],
@@ -270,5 +343,39 @@ mod tests {
                 assert_eq!(seen % 0xffff, after % 0xffff, "{identification} {ttl}");
             }
         }
+    }
+
+    #[test]
+    fn a_packet_fills_its_frame_or_is_padded_to_the_shortest() {
+        for (length, frame, fills_it) in [
+            (1500, 1514, true),
+            (1500, 1515, false),
+            (1500, 1513, false),
+            (46, 60, true),
+            (40, 54, true),
+            (40, 60, true),
+            (40, 57, true),
+            (40, 61, false),
+            (47, 60, false),
+            (0, 14, true),
+        ] {
+            assert_eq!(fills(length, frame), fills_it, "{length} in {frame}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_to_hardware_is_known_by_the_sum_over_the_pseudo_header() {
+        // Of a datagram of 12 bytes from 192.0.2.1 to 40.96.0.1.
+        let pseudo = [192, 0, 2, 1, 40, 96, 0, 1, 0, 17, 0, 12];
+        let sum = sum_of(pseudo.as_chunks::<2>().0.first_chunk::<6>().unwrap().map(Word::new));
+        let left = !checksum(&pseudo);
+        assert!(is_partial(Word::new(left.to_be_bytes()), sum));
+        assert!(!is_partial(Word::new((left ^ 1).to_be_bytes()), sum));
+        assert!(!is_partial(Word::new((!left).to_be_bytes()), sum));
+        assert!(!is_partial(Word::new([0, 0]), sum), "none at all, which UDP over IPv4 may have");
+        // With what makes it zero.
+        let to_zero = sum.wrapping_add(sum_of([Word::new((!left).to_be_bytes())]));
+        assert!(is_partial(Word::new([0xff, 0xff]), to_zero));
+        assert!(is_partial(Word::new([0, 0]), to_zero), "zero has two spellings");
     }
 }

@@ -255,12 +255,24 @@ impl Frame for AskedPacket<'_> {
 }
 
 /// A packet of one or more buffers, in XDP.
-pub(crate) struct XdpFragsPacket<'a>(pub(crate) &'a XdpContext);
+pub(crate) struct XdpFragsPacket<'a> {
+    ctx: &'a XdpContext,
+    /// Of the whole frame, in bytes: it takes a helper, and is wanted more than once.
+    length: u32,
+}
+
+impl<'a> XdpFragsPacket<'a> {
+    #[inline(always)]
+    pub(crate) fn of(ctx: &'a XdpContext) -> Self {
+        // SAFETY: the context is the one the program was called with.
+        Self { ctx, length: unsafe { bpf_xdp_get_buff_len(ctx.ctx) as u32 } }
+    }
+}
 
 impl Frame for XdpFragsPacket<'_> {
     #[inline(always)]
     fn linear(&self) -> Linear {
-        Linear { start: self.0.data(), end: self.0.data_end(), tags_taken_off: 0 }
+        Linear { start: self.ctx.data(), end: self.ctx.data_end(), tags_taken_off: 0 }
     }
 
     #[inline(never)]
@@ -280,26 +292,25 @@ impl Frame for XdpFragsPacket<'_> {
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        // SAFETY: the context is the one the program was called with.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
+        self.length
     }
 
     #[inline(always)]
     fn ingress(&self) -> u32 {
-        xdp_ingress(self.0)
+        xdp_ingress(self.ctx)
     }
 
     #[inline(always)]
     fn head(&self) -> ([u8; HEAD_BYTES], u32) {
         copied_head(self.length(), |to, length| {
             // SAFETY: `to` is writable for `length` bytes; the helper fails past the packet's end.
-            unsafe { bpf_xdp_load_bytes(self.0.ctx, 0, to, length) }
+            unsafe { bpf_xdp_load_bytes(self.ctx.ctx, 0, to, length) }
         })
     }
 
     #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
-        self.0
+        self.ctx
     }
 }
 
@@ -309,7 +320,7 @@ impl PacketBytes for XdpFragsPacket<'_> {
         copied(offset, |offset, to, length| {
             // SAFETY: `to` is writable for `length` bytes; the helper checks `offset` against
             // the packet and fails past its end.
-            unsafe { bpf_xdp_load_bytes(self.0.ctx, offset, to, length) }
+            unsafe { bpf_xdp_load_bytes(self.ctx.ctx, offset, to, length) }
         })
     }
 }
@@ -447,12 +458,12 @@ pub(crate) fn redirect(packet: &XdpFragsPacket<'_>) -> Result<(), Fallback> {
     if packet.length() != linear.length() {
         return Err(Fallback::SeveralBuffers);
     }
-    let departure = departure(&linear, mac)?;
+    let departure = departure(&linear, packet.length(), mac)?;
     let uplink = maps::uplink(departure.is_ipv6());
     if uplink == 0 {
         return Err(Fallback::UplinkDown);
     }
-    let [d0, d1, d2, s0, s1, s2] = next_hop(packet.0, ingress, uplink, &departure)?;
+    let [d0, d1, d2, s0, s1, s2] = next_hop(packet.ctx, ingress, uplink, &departure)?;
     // The ends are where they were: a look-up does not move the packet.
     let at = departure.lifetime_at;
     if !linear.write(at, departure.lifetime) || !linear.write(0, [d0, d1, d2, s0, s1, s2]) {
@@ -500,6 +511,11 @@ fn next_hop(
         return Err(Fallback::OtherWay);
     }
     outcome?;
+    // The kernel's look-up of IPv6 does not know `suppress_prefixlength`: the main table's default route
+    // may lead to the uplink too, by another router.
+    if departure.is_ipv6() && maps::next_hop_v6().is_some_and(|hop| hop != look_up.destination) {
+        return Err(Fallback::OtherWay);
+    }
     let [s0, s1, s2, d0, d1, d2] = look_up.mark_or_macs;
     Ok([d0, d1, d2, s0, s1, s2])
 }

@@ -45,7 +45,7 @@ fn b365_xdp(ctx: XdpContext) -> u32 {
 /// XDP for packets of one or more buffers (kernel 5.18).
 #[xdp(frags)]
 fn b365_xdp_frags(ctx: XdpContext) -> u32 {
-    let packet = XdpFragsPacket(&ctx);
+    let packet = XdpFragsPacket::of(&ctx);
     if maps::redirects() { redirect_or_propose(&ctx, &packet) } else { propose(&ctx, &packet) }
 }
 
@@ -193,7 +193,7 @@ fn redirect_or_propose(ctx: &XdpContext, packet: &XdpFragsPacket<'_>) -> u32 {
         Verdict::Direct => {}
         Verdict::Inspect => return XDP_PASS,
     }
-    let counter = redirect(ctx);
+    let counter = redirect(packet);
     Counters::Xdp.add(counter, packet);
     if counter == COUNTER_REDIRECTED {
         return XDP_REDIRECT;
@@ -205,8 +205,8 @@ fn redirect_or_propose(ctx: &XdpContext, packet: &XdpFragsPacket<'_>) -> u32 {
 /// Sends a Direct packet to the uplink, and gives the counter of what came of it. A function of its own
 /// for its stack, as [`classify_by_window`] is.
 #[inline(never)]
-fn redirect(ctx: &XdpContext) -> u32 {
-    match context::redirect(&XdpFragsPacket(ctx)) {
+fn redirect(packet: &XdpFragsPacket<'_>) -> u32 {
+    match context::redirect(packet) {
         Ok(()) => COUNTER_REDIRECTED,
         Err(cause) => cause.counter(),
     }

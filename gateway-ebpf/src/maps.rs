@@ -49,6 +49,9 @@ static SUPPORT_GROUPS: Global<u32> = Global::new(0);
 static UPLINK_V4: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static UPLINK_V6: Global<u32> = Global::new(0);
+/// The next hop that packets of IPv6 are redirected by, as words in network order; all zero is any.
+#[unsafe(no_mangle)]
+static HOP_V6: [Global<u16>; 8] = [const { Global::new(0) }; 8];
 // Laid out by the address word as it is in memory, see `Word::in_memory`. All zero is all miss: an object loaded without its index inspects everything.
 #[unsafe(no_mangle)]
 static INDEX_V4: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
@@ -243,10 +246,23 @@ pub(crate) fn redirects() -> bool {
     UPLINK_V4.load() != 0 || UPLINK_V6.load() != 0
 }
 
-/// The interface that they are redirected to; zero where those of this IP version are not.
+/// The interface that they are redirected to; zero where those of this IP version are not, or not at
+/// this moment.
 #[inline(always)]
 pub(crate) fn uplink(is_ipv6: bool) -> u32 {
-    if is_ipv6 { UPLINK_V6.load() } else { UPLINK_V4.load() }
+    let (uplink, word) = if is_ipv6 {
+        (UPLINK_V6.load(), control::REDIRECT_V6)
+    } else {
+        (UPLINK_V4.load(), control::REDIRECT_V4)
+    };
+    if under_test() || control_word(word) == Some(u64::from(uplink)) { uplink } else { 0 }
+}
+
+/// The next hop that packets of IPv6 are redirected by; `None` where any will do.
+#[inline(always)]
+pub(crate) fn next_hop_v6() -> Option<[Word; 8]> {
+    let hop = core::array::from_fn(|word| Word::new(HOP_V6[word].load().to_ne_bytes()));
+    hop.iter().any(|word| word.any(0xffff)).then_some(hop)
 }
 
 /// The MAC address of an interface that redirects.

@@ -8,8 +8,8 @@
 //! going and tells what [`observe`] describes. [`cli`] is the verbs of the one binary, and [`exit`] what
 //! they tell the shell. Beside that way, [`replay`] classifies captures by a table, [`export`]
 //! writes one down for other programs, [`exporter`] tells Prometheus what the daemon observes,
-//! [`marks`] finds who else uses our bits, and [`doctor`] says what is in the way; `program` runs other
-//! programs. But for fetching,
+//! [`marks`] finds who else uses our bits, `translation` who translates addresses on the uplink, and
+//! [`doctor`] says what is in the way; `program` runs other programs. But for fetching,
 //! everything up to `plan` is pure, and so is
 //! `export`.
 
@@ -33,4 +33,5 @@ pub mod policy;
 mod program;
 pub mod replay;
 mod rfc3339;
+mod translation;
 pub mod window;

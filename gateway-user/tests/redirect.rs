@@ -11,13 +11,15 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
+use aya::programs::XdpMode;
 use gateway_common::Fallback;
-use gateway_user::datapath::{Control, DatapathError, Redirect, XdpRequest, bring_up};
+use gateway_user::datapath::{Blueprint, Control, DatapathError, Redirect, XdpRequest, bring_up};
 use gateway_user::exit::Exit;
 use gateway_user::exporter::{Format, Scrapes, render};
 use gateway_user::observe;
 use ipnet::IpNet;
 use nix::sys::signal::Signal;
+use support::foreign::{Foreign, xdp_program};
 use support::product::{Product, with_hook};
 use support::{CLIENT, LAN, Sender, Site, blueprint, one_table, other_table, wait_until};
 use xtask::testbed::{
@@ -68,15 +70,19 @@ struct Came {
 }
 
 impl Network {
+    /// Whose client fills in its checksums, as a wire would bring them.
     fn new() -> Self {
+        Self::with_client(Offloads::None)
+    }
+
+    fn with_client(offloads: Offloads) -> Self {
         let site = Site {
             client: Namespace::new("client").unwrap(),
             gateway: Namespace::new("gateway").unwrap(),
             bpffs: BpfFs::new().unwrap(),
         };
         let [inspector, direct] = ["inspector", "direct"].map(|role| Namespace::new(role).unwrap());
-        // A checksum that is left to the hardware does not survive being redirected.
-        join((&site.gateway, LAN), (&site.client, CLIENT), 1, Offloads::None);
+        join((&site.gateway, LAN), (&site.client, CLIENT), 1, offloads);
         join((&site.gateway, UPLINK), (&direct, "in0"), 2, Offloads::Default);
         // Once it is up: the other end does not learn of it before.
         direct.run("ethtool -K in0 gro on").unwrap();
@@ -172,6 +178,16 @@ impl Network {
 
     fn fallbacks(&self, cause: Fallback) -> u64 {
         self.site.counts().xdp.fallback(cause).packets
+    }
+
+    /// A rule and a route for IPv4, without a daemon.
+    fn make_way_by_hand(&self) {
+        self.site
+            .gateway
+            .ip("rule add fwmark 0x1000000/0x1000000 lookup 365 priority 366\n\
+                 route add default via 10.36.2.2 dev up0 table 365\n")
+            .unwrap();
+        self.gateway("ip neigh replace 10.36.2.2 lladdr 02:36:00:00:02:02 nud permanent dev up0");
     }
 
     /// Both next hops are known: from then on nothing has to go up the stack for them.
@@ -305,7 +321,7 @@ fn what_cannot_be_redirected_goes_up_the_stack_marked_and_is_counted_by_its_caus
     network.wait_for_neighbours();
     network.assert_it_redirects();
     let [v4, v6] = DIRECT;
-    let cases: [(&str, Fallback, Vec<u8>); 6] = [
+    let cases: [(&str, Fallback, Vec<u8>); 9] = [
         // Router alert, RFC 2113; ended by padding.
         ("options", Fallback::Options, frame(v4).options(&[0x94, 4, 0, 0]).build().unwrap()),
         (
@@ -321,6 +337,13 @@ fn what_cannot_be_redirected_goes_up_the_stack_marked_and_is_counted_by_its_caus
             frame(v4).macs([2, 9, 9, 9, 9, 9], CLIENT_MAC).build().unwrap(),
         ),
         ("tagged", Fallback::Tagged, frame(v4).tag(VlanTag::Customer, 7).build().unwrap()),
+        ("longer than its packet", Fallback::OddLength, frame(v4).padding(9).build().unwrap()),
+        ("longer, IPv6", Fallback::OddLength, frame(v6).padding(1).build().unwrap()),
+        (
+            "shorter than its packet",
+            Fallback::OddLength,
+            frame(v4).payload(&[b'.'; 100]).truncated(100).build().unwrap(),
+        ),
     ];
     let mut wire = Wire::open(&network.site.client, CLIENT).unwrap();
     for (what, cause, frame) in cases {
@@ -341,6 +364,30 @@ fn what_cannot_be_redirected_goes_up_the_stack_marked_and_is_counted_by_its_caus
         network.send(&[options]),
         Came { direct: 1, one_hop: 1, inspected: 0, forwarded: 1 }
     );
+    daemon.terminate();
+}
+
+#[test]
+fn checksums_that_are_left_to_hardware_are_the_stack_s_to_fill_in() {
+    let network = Network::with_client(Offloads::Default);
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    // Of sockets, as a container or a virtual machine behind a veth or a tap sends.
+    for to in DIRECT {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let limit = Duration::from_secs(2);
+            let asked = || ask(to.parse().unwrap(), protocol, 20, limit);
+            network.site.client.enter(asked).unwrap().unwrap();
+        }
+    }
+    assert!(network.fallbacks(Fallback::PartialChecksum) >= 4);
+    // Those that are filled in are redirected still, and short ones with their padding.
+    network.assert_it_redirects();
+    let padded = frame(DIRECT[0]).payload(&[]).padding(6).build().unwrap();
+    assert_eq!(padded.len(), 60);
+    let redirected = Came { direct: 1, one_hop: 1, inspected: 0, forwarded: 0 };
+    assert_eq!(network.send(&[padded]), redirected);
     daemon.terminate();
 }
 
@@ -454,6 +501,20 @@ fn ipv6_is_marked_where_the_main_table_has_its_default_route() {
 }
 
 #[test]
+fn ipv6_is_marked_where_the_main_table_leads_to_another_router_by_the_same_uplink() {
+    let network = Network::new();
+    network.gateway("ip -6 route add default via fd36:2::3 dev up0");
+    network.gateway("ip -6 neigh add fd36:2::3 lladdr 02:36:00:00:02:03 nud permanent dev up0");
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
+    assert_eq!(came, Came { direct: 2, one_hop: 2, inspected: 0, forwarded: 1 });
+    assert_eq!(network.fallbacks(Fallback::OtherWay), 1);
+    daemon.terminate();
+}
+
+#[test]
 fn an_uplink_that_goes_down_is_not_redirected_to_with_the_daemon_or_without() {
     let network = Network::new();
     let product = network.product();
@@ -545,6 +606,40 @@ fn a_family_whose_probes_fail_is_not_redirected_and_the_other_one_still_is() {
 }
 
 #[test]
+fn a_family_that_is_closed_is_not_redirected_even_where_no_generation_can_follow() {
+    let network = Network::new();
+    let product = network.product();
+    product.configure(&config(&format!("{EGRESS}{HEALTH}")));
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    // Nothing can be made current in whose place this is.
+    let in_the_way = network.site.pins().root().join("next");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let far = "table ip far {
+        chain input {
+            type filter hook input priority raw;
+            ip saddr 10.36.2.1 tcp dport 443 drop
+        }
+    }";
+    network.direct.nft(far).unwrap();
+    daemon.wait_for_log("cannot be published", 1);
+    let half = Came { direct: 1, one_hop: 1, inspected: 1, forwarded: 1 };
+    assert_eq!(network.send(&DIRECT.map(|to| frame(to).build().unwrap())), half);
+    assert_eq!(network.fallbacks(Fallback::UplinkDown), 1);
+    // Of one generation all the time: it redirects again as soon as it may.
+    network.direct.run("nft delete table ip far").unwrap();
+    daemon.wait_for_log("IPv4 is up again", 1);
+    wait_until("both are redirected", || {
+        let both = Came { direct: 2, one_hop: 2, inspected: 0, forwarded: 0 };
+        network.send(&DIRECT.map(|to| frame(to).build().unwrap())) == both
+    });
+    assert_eq!(daemon.log().matches("INFO generation").count(), 1, "{}", daemon.log());
+    std::fs::remove_dir(&in_the_way).unwrap();
+    daemon.terminate();
+}
+
+#[test]
 fn a_family_without_a_next_hop_is_not_redirected_wherever_its_routes_lead() {
     let network = Network::new();
     network.gateway("ip -6 route add default via fd36:2::2 dev up0 table 399");
@@ -628,6 +723,84 @@ fn a_port_that_takes_frames_no_longer_is_marked_to_until_it_does_again() {
 }
 
 #[test]
+fn a_restart_does_not_leave_a_generation_that_redirects_to_a_dead_port() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    daemon.end(Signal::SIGKILL);
+    network.direct.run("ethtool -K in0 gro off").unwrap();
+    let daemon = product.start();
+    daemon.wait_for_log("direct packets are marked until this is over", 1);
+    assert_eq!(product.status()["action"], "mark");
+    network.assert_it_marks();
+    network.direct.run("ethtool -K in0 gro on").unwrap();
+    network.gateway("ip link set up0 alias again");
+    wait_until("what serves redirects", || product.status()["action"] == "redirect");
+    network.assert_it_redirects();
+    daemon.terminate();
+}
+
+#[test]
+fn a_foreign_program_is_refused_at_first_and_later_takes_no_more_than_redirecting() {
+    let network = Network::new();
+    let product = network.product();
+    // Whether the uplink is there or not.
+    for state in ["down", "up"] {
+        network.gateway(&format!("ip link set up0 {state}"));
+        let mut foreign = Foreign::load();
+        let _link = foreign.attach_xdp(&network.site.gateway, LAN, XdpMode::Driver);
+        let named = format!("id {})", foreign.xdp_id());
+        product.assert_refused(&["run"], 8, &["interface lan0", "another XDP program", &named]);
+    }
+    network.gateway("ip address replace fd36:2::1/64 dev up0 nodad");
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    daemon.end(Signal::SIGKILL);
+    network.gateway("ip link del lan0");
+    join((&network.site.gateway, LAN), (&network.site.client, CLIENT), 1, Offloads::None);
+    let mut foreign = Foreign::load();
+    let _link = foreign.attach_xdp(&network.site.gateway, LAN, XdpMode::Driver);
+    let daemon = product.start();
+    assert_eq!(product.status()["action"], "mark");
+    assert_eq!(xdp_program(&network.site.gateway, LAN), Some(u64::from(foreign.xdp_id())));
+    network.site.client.ip("address add 10.36.1.99/24 dev eth0\n").unwrap();
+    network.site.client.ip("address add fd36:1::99/64 dev eth0 nodad preferred_lft 0\n").unwrap();
+    network.assert_it_marks();
+    daemon.terminate();
+}
+
+#[test]
+fn an_uplink_on_which_somebody_comes_to_translate_is_marked_to_until_that_is_over() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    network.assert_it_redirects();
+    // Not for what is redirected.
+    let nat = "table ip nat {
+        chain post {
+            type nat hook postrouting priority srcnat
+            oifname \"insp0\" masquerade
+        }
+    }";
+    network.site.gateway.nft(nat).unwrap();
+    network.gateway("ip link set up0 alias looked");
+    sleep(Duration::from_secs(6));
+    network.gateway("ip link set up0 alias looked-again");
+    network.assert_it_redirects();
+    network.gateway("nft add rule ip nat post oifname up0 masquerade");
+    daemon.wait_for_log("nft ip nat, chain post", 1);
+    wait_until("what serves marks", || product.status()["action"] == "mark");
+    network.gateway("nft delete table ip nat");
+    wait_until("what serves redirects", || product.status()["action"] == "redirect");
+    network.assert_it_redirects();
+    daemon.terminate();
+}
+
+#[test]
 fn off_acts_on_what_is_redirected_and_so_does_shadow() {
     let network = Network::new();
     let product = network.product();
@@ -648,7 +821,23 @@ fn off_acts_on_what_is_redirected_and_so_does_shadow() {
 #[test]
 fn what_cannot_redirect_is_refused_at_the_start_in_one_line() {
     let takes_none = "takes no XDP frames";
+    let masquerades = "gateway: nft add table ip nat; add chain ip nat post \
+                       { type nat hook postrouting priority srcnat; }; \
+                       add rule ip nat post oifname up0 counter masquerade";
+    let translates = "gateway: iptables -t nat -A POSTROUTING -o up+ -j SNAT --to-source 10.36.2.1";
     for (make, egress, exit, words) in [
+        (
+            masquerades,
+            EGRESS,
+            Exit::Interface,
+            ["interface up0: nft ip nat", "translates addresses"],
+        ),
+        (
+            translates,
+            EGRESS,
+            Exit::Interface,
+            ["POSTROUTING -o up+ -j SNAT", "translates addresses"],
+        ),
         ("direct: ethtool -K in0 gro off", EGRESS, Exit::Interface, ["interface up0", takes_none]),
         (
             "gateway: ip link set insp0 up",
@@ -683,8 +872,27 @@ fn what_cannot_redirect_is_refused_at_the_start_in_one_line() {
     let network = Network::new();
     for xdp in [XdpRequest::No, XdpRequest::Generic] {
         let hooks = [network.site.hook(LAN, xdp)];
-        let refused = network.site.inside(Redirect::find(UPLINK, &hooks));
+        let refused = network.site.inside(Redirect::find(UPLINK, &hooks, &network.site.pins()));
         assert!(matches!(refused, Err(DatapathError::NoRedirect { .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn what_would_leave_with_another_mac_address_than_the_uplink_s_is_not_published() {
+    let network = Network::new();
+    network.make_way_by_hand();
+    let lock = network.site.lock();
+    let hooks = [network.site.hook(LAN, XdpRequest::Native)];
+    let right = network.site.inside(Redirect::find(UPLINK, &hooks, lock.pins())).unwrap();
+    let wrong = Redirect { mac: GATEWAY_MAC, ..right.clone() };
+    let table = one_table();
+    for (redirect, is_published) in [(wrong, false), (right, true)] {
+        let blueprint = Blueprint { redirect: Some(redirect), ..blueprint(&table) };
+        let run = || bring_up(&lock, &blueprint, &hooks, &mut |_| Ok(()));
+        let outcome = network.site.gateway.enter(run).unwrap();
+        let problem = outcome.as_ref().err().map(ToString::to_string);
+        assert_eq!(outcome.is_ok(), is_published, "{problem:?}");
+        assert!(problem.is_none_or(|it| it.starts_with("self-test of b365_xdp_frags")));
     }
 }
 
@@ -692,16 +900,11 @@ fn what_cannot_redirect_is_refused_at_the_start_in_one_line() {
 fn two_hundred_swaps_between_redirecting_and_marking_lose_nothing() {
     const SWAPS: u64 = 200;
     let network = Network::new();
-    network
-        .site
-        .gateway
-        .ip("rule add fwmark 0x1000000/0x1000000 lookup 365 priority 366\n\
-             route add default via 10.36.2.2 dev up0 table 365\n")
-        .unwrap();
-    network.gateway("ip neigh replace 10.36.2.2 lladdr 02:36:00:00:02:02 nud permanent dev up0");
+    network.make_way_by_hand();
     let lock = network.site.lock();
     let hooks = [network.site.hook(LAN, XdpRequest::Native)];
-    let redirect = network.site.inside(Redirect::find(UPLINK, &hooks)).unwrap();
+    let redirect =
+        network.site.inside(Redirect::find(UPLINK, &hooks, &network.site.pins())).unwrap();
     let publish = |swap: u64| {
         let table = if swap % 4 < 2 { one_table() } else { other_table() };
         let mut blueprint = blueprint(&table);

@@ -58,7 +58,15 @@ fn with_windows_and_redirecting_the_programs_fit_the_stack_and_agree_with_the_or
     let table = table(sources(&["10.1.0.0/24"]), &[window(1, &["10.1.0.0/16"], WindowSets::all())]);
     for (ipv4, ipv6) in [(true, true), (true, false), (false, true)] {
         // Where packets of the self-test come in by; no route leads there.
-        let redirect = Redirect { name: "lo".into(), uplink: 1, ipv4, ipv6, ports: [].into() };
+        let redirect = Redirect {
+            name: "lo".into(),
+            uplink: 1,
+            mac: [0; 6],
+            ipv4,
+            ipv6,
+            hop6: None,
+            ports: [].into(),
+        };
         let setting = Setting { redirect: Some(redirect), ..MARK.into() };
         let mut generation = Generation::load(&table, setting).unwrap();
         assert!(self_test(&mut generation, &table).unwrap().direct > 0);

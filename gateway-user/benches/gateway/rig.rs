@@ -157,7 +157,7 @@ fn publish(hook: Hook, pins: &Pins) -> Result<()> {
     let interface = runtime.block_on(Interface::find("lan0"))?;
     let hooks = [HookRequest { interface, xdp: hook.request(), tc: TcCarrier::Best }];
     let redirect = match hook {
-        Hook::Redirect => Some(runtime.block_on(Redirect::find("up0", &hooks))?),
+        Hook::Redirect => Some(runtime.block_on(Redirect::find("up0", &hooks, pins))?),
         Hook::Tc | Hook::Xdp => None,
     };
     let blueprint = Blueprint {

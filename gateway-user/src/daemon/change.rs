@@ -12,7 +12,7 @@ use super::packet_log::PacketLog;
 use super::revision::{ConfigText, Revision};
 use super::watch::FeedWatch;
 use super::{Daemon, hooks};
-use crate::datapath::{Blueprint, HookRequest, Published, Redirect, Step, bring_up};
+use crate::datapath::{Blueprint, DatapathError, HookRequest, Published, Redirect, Step, bring_up};
 use crate::exit::{Exit, Failure};
 use crate::feed::{FeedIdentity, Snapshot};
 use crate::plan::{self, GatewayNetworks, Plan, Refusal};
@@ -33,6 +33,8 @@ pub(super) struct Serving {
     pub(super) support: Support,
     /// Where it redirects to.
     pub(super) redirect: Option<Redirect>,
+    /// Where it would, and could not be attached so.
+    pub(super) refused: Option<Redirect>,
 }
 
 /// What came of a wish.
@@ -215,7 +217,7 @@ impl Daemon<'_> {
         plan: Option<&Plan>,
         may_be_away: &BTreeSet<String>,
     ) -> Result<u64, Failure> {
-        let (mut hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
+        let (hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
         let inspecting = self.watch.wants_inspection();
         let blueprint = revision.blueprint(inspecting);
         let with_windows = Box::pin(self.with_windows(blueprint, &revision, trigger)).await;
@@ -228,22 +230,19 @@ impl Daemon<'_> {
         };
         let way_before = self.egress.wanted().cloned();
         let way_of_flows = self.way_of_flows();
-        blueprint.redirect = match self.redirect(&revision.config, &mut hooks).await {
+        blueprint.redirect = match self.redirect(&revision.config, &hooks).await {
             Ok(redirect) => redirect,
             Err(problem) => {
                 self.record_failure(trigger, Some(&revision), &problem.to_string());
                 return Err(problem.into());
             }
         };
-        let published =
-            match self.make_way_out(&revision.config, way_of_flows.as_ref(), trigger).await {
-                Ok(()) => {
-                    blueprint.redirect = self.as_far_as_up(blueprint.redirect.take());
-                    self.bring_up(&blueprint, &hooks)
-                }
-                Err(failure) => Err(failure),
-            };
-        let published = match published {
+        let way_out = self.make_way_out(&revision.config, way_of_flows.as_ref(), trigger).await;
+        let published = match way_out {
+            Ok(()) => self.bring_up_redirecting(&mut blueprint, &revision.config, &hooks),
+            Err(failure) => Err(failure),
+        };
+        let (published, refused) = match published {
             Ok(published) => published,
             Err(failure) => {
                 self.give_sign_of_life();
@@ -261,7 +260,7 @@ impl Daemon<'_> {
         (self.problem, self.failed) = (None, None);
         self.heartbeat.take(self.lock.pins());
         let redirect = blueprint.redirect;
-        let now = Serving { revision, generation, inspecting, support, redirect };
+        let now = Serving { revision, generation, inspecting, support, redirect, refused };
         let before = self.serving.replace(now);
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.
@@ -286,11 +285,11 @@ impl Daemon<'_> {
     }
 
     /// Loads, tests and publishes, and counts on with the counters of what serves then.
-    fn bring_up(
+    pub(super) fn bring_up(
         &mut self,
         blueprint: &Blueprint,
         hooks: &[HookRequest],
-    ) -> Result<Published, Failure> {
+    ) -> Result<Published, DatapathError> {
         let start = Instant::now();
         let number = self.lock.next_generation()?;
         let (tally, lock) = (&mut self.tally, &self.lock);
@@ -304,7 +303,7 @@ impl Daemon<'_> {
             Ok(published) => tally.serves(lock, published.manifest.generation, start.elapsed()),
             Err(error) => tally.failed(error),
         }
-        Ok(published?)
+        published
     }
 
     /// The plan that waits, if any, does so no longer.

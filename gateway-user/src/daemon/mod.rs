@@ -136,8 +136,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         service: Service::of_this_process(),
         interfaces: hooks::Present::new(),
         hooked: missing::Hooked::default(),
-        egress: Keeper::default(),
+        egress: redirect::keeper(&settings.pins),
         looked_for: None,
+        translation: redirect::Translation::default(),
         problem: None,
         failed: None,
         log: None,
@@ -253,6 +254,7 @@ struct Daemon<'a> {
     egress: Keeper,
     /// The bits that others were last looked for.
     looked_for: Option<Ours>,
+    translation: redirect::Translation,
     windows: Windows,
     /// What went wrong last and has not come right since.
     problem: Option<String>,

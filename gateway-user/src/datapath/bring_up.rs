@@ -146,6 +146,11 @@ fn under(
         generation.take_flows(&known_flows(lock.pins(), &windows))?;
     }
     let attached = publish(lock, &mut generation, &manifest, hooks, before)?;
+    // Not before: what served until now may redirect what this one does not.
+    let uplinks = generation.setting().redirect.as_ref().map_or([0; 2], Redirect::uplinks);
+    if let Err(error) = control.redirect_to(uplinks) {
+        warn!("direct packets may be marked that could be redirected: {error}");
+    }
     // It serves; without this, all that is missing is the check.
     if let Err(error) = generation.set_serving() {
         warn!("proposals of XDP are not checked: {error}");

@@ -11,7 +11,8 @@ use std::time::Duration;
 use aya::maps::{Array, Map, MapData};
 use gateway_common::Reason;
 use gateway_common::control::{
-    DEADLINE, NEVER, OFF, ON, SAMPLE, SAMPLE_UNTIL, SWITCH, WORDS, refusal,
+    DEADLINE, NEVER, OFF, ON, REDIRECT_V4, REDIRECT_V6, SAMPLE, SAMPLE_UNTIL, SWITCH, WORDS,
+    refusal,
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -142,6 +143,49 @@ impl Control {
     /// Puts the word of the deadline back.
     pub(super) fn set_deadline(&mut self, word: u64) -> Result<(), DatapathError> {
         self.set(DEADLINE, word)
+    }
+
+    /// Lets what serves redirect packets of IPv4 and of IPv6 to the interfaces with these indexes; zero,
+    /// they are marked from the next packet on.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read or written.
+    pub fn redirect_to(&mut self, uplinks: [u32; 2]) -> Result<(), DatapathError> {
+        for (index, uplink) in [REDIRECT_V4, REDIRECT_V6].into_iter().zip(uplinks) {
+            if self.word(index)? != u64::from(uplink) {
+                self.set(index, u64::from(uplink))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends redirecting of IPv4 and of IPv6 to any other interface than these, and begins none.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read or written.
+    pub fn redirect_no_further_than(&mut self, uplinks: [u32; 2]) -> Result<(), DatapathError> {
+        for (index, uplink) in [REDIRECT_V4, REDIRECT_V6].into_iter().zip(uplinks) {
+            if ![0, u64::from(uplink)].contains(&self.word(index)?) {
+                self.set(index, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends redirecting of IPv4 and of IPv6, where so asked.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn end_redirecting(&mut self, families: [bool; 2]) -> Result<(), DatapathError> {
+        for (index, ends) in [REDIRECT_V4, REDIRECT_V6].into_iter().zip(families) {
+            if ends {
+                self.set(index, 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// What the switches say now.

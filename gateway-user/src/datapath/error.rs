@@ -120,6 +120,16 @@ pub enum DatapathError {
         /// Why not.
         why: String,
     },
+    /// Somebody translates addresses on the uplink.
+    #[error(
+        "egress.action redirect: interface {name}: {rule} translates addresses, and what is redirected passes it by; leave {name} out there, or use egress.action = \"mark\" here"
+    )]
+    Translated {
+        /// The uplink.
+        name: String,
+        /// The rule, in words.
+        rule: String,
+    },
     /// Packets cannot be redirected to this interface for now.
     #[error(
         "egress.action redirect: interface {name}: its link is down; direct packets are marked"
@@ -245,6 +255,7 @@ impl DatapathError {
             | Self::ForeignXdp { .. }
             | Self::NoNativeXdp { .. }
             | Self::NoRedirect { .. }
+            | Self::Translated { .. }
             | Self::LinkDown { .. }
             | Self::Attach { .. } => Exit::Interface,
             Self::Pins { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {

@@ -115,9 +115,16 @@ impl Generation {
     /// [`DatapathError::Load`], [`DatapathError::Fill`] or [`DatapathError::Verify`]; nothing of
     /// the attempt stays in the kernel.
     pub fn load(table: &Table, setting: Setting) -> Result<Self, DatapathError> {
+        let uplinks = setting.redirect.as_ref().map_or([0; 2], Redirect::uplinks);
         let mut generation = Self::load_filled(table, setting, None)?;
         let mut words: Array<_, u64> = generation.map("CONTROL")?;
-        for (index, word) in [(control::SWITCH, control::ON), (control::DEADLINE, control::NEVER)] {
+        let [uplink_v4, uplink_v6] = uplinks.map(u64::from);
+        for (index, word) in [
+            (control::SWITCH, control::ON),
+            (control::DEADLINE, control::NEVER),
+            (control::REDIRECT_V4, uplink_v4),
+            (control::REDIRECT_V6, uplink_v6),
+        ] {
             words.set(index, word, 0).map_err(|error| fill::failed("CONTROL", &error))?;
         }
         Ok(generation)
@@ -174,6 +181,7 @@ impl Generation {
             Mode::Shadow => 0,
         };
         let [uplink_v4, uplink_v6] = setting.redirect.as_ref().map_or([0; 2], Redirect::uplinks);
+        let hop_v6 = setting.redirect.as_ref().map_or([0; 8], Redirect::hop_words);
         let ports = setting.redirect.as_ref().map_or(0, |redirect| redirect.entries().len());
         let mut loader = EbpfLoader::new();
         loader
@@ -188,6 +196,7 @@ impl Generation {
             .override_global("SUPPORT_GROUPS", &windows.groups, true)
             .override_global("UPLINK_V4", &uplink_v4, true)
             .override_global("UPLINK_V6", &uplink_v6, true)
+            .override_global("HOP_V6", hop_v6.as_slice(), true)
             .override_global("INDEX_V4", index_v4.as_slice(), true)
             .override_global("INDEX_V6", index_v6.as_slice(), true)
             .override_global("HOOKS", spread.buckets.as_slice(), true)

@@ -2,7 +2,7 @@
 
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{
-    LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
 };
 
 use super::DatapathError;
@@ -20,6 +20,8 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// Whether it is up and has a carrier.
     pub is_up: bool,
+    /// Whether it stands for several others (bonding), whose packets come in by those.
+    pub is_bond: bool,
 }
 
 impl Interface {
@@ -63,6 +65,7 @@ impl Interface {
             xdp_program,
             mac: mac.ok_or_else(|| DatapathError::NotEthernet { name: name.to_owned() })?,
             is_up: link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+            is_bond: is_bond(&link),
         })
     }
 }
@@ -75,6 +78,29 @@ pub(super) fn xdp_program(link: &LinkMessage) -> Option<u32> {
     })
 }
 
+fn is_bond(link: &LinkMessage) -> bool {
+    let infos = link.attributes.iter().filter_map(|attribute| {
+        if let LinkAttribute::LinkInfo(infos) = attribute { Some(infos) } else { None }
+    });
+    infos.flatten().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bond)))
+}
+
 pub(super) fn netlink(what: &'static str, why: impl std::fmt::Display) -> DatapathError {
     DatapathError::Netlink { what, why: why.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bond_is_known_by_its_kind() {
+        for (kind, is_one) in [(InfoKind::Bond, true), (InfoKind::Veth, false)] {
+            let mut link = LinkMessage::default();
+            link.attributes.push(LinkAttribute::IfName("b".into()));
+            link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+            assert_eq!(is_bond(&link), is_one);
+        }
+        assert!(!is_bond(&LinkMessage::default()));
+    }
 }

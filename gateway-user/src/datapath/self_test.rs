@@ -8,7 +8,7 @@ use gateway_common::{Decision, Reason, Verdict, classify};
 use super::generation::COUNTER_MAPS;
 use super::questions::{Question, questions};
 use super::test_run::{Mark, RunOptions, hides_metadata, run_tc, run_xdp};
-use super::{DatapathError, Generation, Probe, Program, Setting};
+use super::{DatapathError, Generation, Probe, Program, Redirect, Setting};
 use crate::config::Mode;
 use crate::policy::Table;
 
@@ -126,8 +126,12 @@ fn compare(
         generation.ask(program, |fd| run_tc(fd, frame, mark, RunOptions::default()))?
     };
     // What cannot be redirected at the moment is proposed, as everywhere else.
-    let may_leave = program == Program::XdpFrags && generation.setting().redirect.is_some();
-    if may_leave && expected.verdict() == Verdict::Direct && outcome.forwarded {
+    let redirect = generation.setting().redirect.as_ref();
+    let redirect = redirect.filter(|_| program == Program::XdpFrags);
+    if let (Some(Redirect { mac, .. }), Some(from)) = (redirect, outcome.forwarded)
+        && expected.verdict() == Verdict::Direct
+        && from == *mac
+    {
         return Ok(Way::Uplink);
     }
     if outcome.verdict != verdict || !outcome.passed {

@@ -25,8 +25,9 @@ const XDP_CONTEXT: usize = 24;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 /// Packets per round of the kernel's own receive loop, as a driver would poll.
 const LIVE_BATCH: u32 = 64;
-/// Length of both MAC addresses of an Ethernet header.
+/// Length of both MAC addresses of an Ethernet header, and where the sender's is.
 const MACS: usize = 12;
+const SENDER: usize = 6;
 /// The action of XDP programs that let a packet go on (`enum xdp_action`).
 const XDP_PASS: u32 = 2;
 /// The action of XDP programs that send a packet elsewhere.
@@ -78,8 +79,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Whether it let the packet go on unchanged, as every program of ours must.
     pub passed: bool,
-    /// Whether it was sent elsewhere, and is as it should be one hop later.
-    pub forwarded: bool,
+    /// The MAC address that it was sent elsewhere with, as it should be one hop later.
+    pub forwarded: Option<[u8; 6]>,
     /// Mean time of one run, in whole nanoseconds as the kernel gives it.
     pub mean: Duration,
 }
@@ -119,7 +120,9 @@ pub fn run_xdp(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> io
         Verdict::Inspect
     };
     let after = data_out.get(front..written).unwrap_or_default();
-    let forwarded = attr.retval == XDP_REDIRECT && is_one_hop_later(frame, after);
+    let is_forwarded = attr.retval == XDP_REDIRECT && is_one_hop_later(frame, after);
+    let sender = after.get(SENDER..).and_then(|from| from.first_chunk()).copied();
+    let forwarded = sender.filter(|_| is_forwarded);
     let outcome = outcome(&attr, verdict, after == frame && attr.retval == XDP_PASS);
     Ok(Outcome { forwarded, ..outcome })
 }
@@ -190,7 +193,7 @@ fn outcome(attr: &TestAttr, verdict: Verdict, passed: bool) -> Outcome {
         action: attr.retval,
         verdict,
         passed,
-        forwarded: false,
+        forwarded: None,
         mean: Duration::from_nanos(u64::from(attr.duration)),
     }
 }

@@ -28,6 +28,9 @@ const REVOKED: &str = "revoked";
 /// All of them, ascending.
 pub(crate) const ENDED_BY: [&str; 2] = [REVOKED, DOWN];
 
+/// Hears which families are down.
+type HearsDown = Box<dyn Fn(&BTreeSet<Family>) + Send + Sync>;
+
 /// The way out of one daemon.
 #[derive(Default)]
 pub struct Keeper {
@@ -49,9 +52,18 @@ pub struct Keeper {
     problem: Option<String>,
     /// Why flows that are to be ended are not, as it was said last: it is tried every second.
     not_ended: Option<String>,
+    /// What passes netfilter by has to hear it before netfilter does.
+    hears_down: Option<HearsDown>,
 }
 
 impl Keeper {
+    /// Nothing is kept yet; `hears_down` is told the families that are down, at each look, before
+    /// anything else is done about them.
+    #[must_use]
+    pub fn telling(hears_down: impl Fn(&BTreeSet<Family>) + Send + Sync + 'static) -> Self {
+        Self { hears_down: Some(Box::new(hears_down)), ..Self::default() }
+    }
+
     /// What is kept; `None`, nothing is.
     #[must_use]
     pub fn wanted(&self) -> Option<&Wanted> {
@@ -62,6 +74,12 @@ impl Keeper {
     #[must_use]
     pub fn is_up(&self, family: Family) -> bool {
         self.standings.families.get(&family).is_some_and(|standing| standing.fault.is_none())
+    }
+
+    /// The next hop of a family, if there is one.
+    #[must_use]
+    pub fn next_hop(&self, family: Family) -> Option<IpAddr> {
+        self.hops.get(&family)?.address()
     }
 
     /// Puts `wanted` in place. What only waits for the uplink (it has no carrier, no address yet) is
@@ -96,7 +114,8 @@ impl Keeper {
         {
             standings.were_closed(&ruleset::closed_in(&listing));
         }
-        let look = look(wanted, &mut self.applied, &standings, may_wait).await?;
+        let down = |look: &Look| tell(self.hears_down.as_ref(), look);
+        let look = look(wanted, &mut self.applied, &standings, may_wait, down).await?;
         if self.watch.is_none() {
             self.watch = Some(Watch::listen()?);
         }
@@ -130,7 +149,8 @@ impl Keeper {
     /// families as the uplink stands now.
     pub async fn look_again(&mut self) {
         let Some(wanted) = &self.wanted else { return };
-        let look = match look(wanted, &mut self.applied, &self.standings, true).await {
+        let down = |look: &Look| tell(self.hears_down.as_ref(), look);
+        let look = match look(wanted, &mut self.applied, &self.standings, true, down).await {
             Ok(look) => look,
             Err(problem) => {
                 // Else flows that are inspected now would be taken for direct ones, and moved once
@@ -146,6 +166,8 @@ impl Keeper {
     /// Takes in what was seen and done, and ends the flows of families that are down.
     async fn settle(&mut self, look: Look) {
         let Some(wanted) = &self.wanted else { return };
+        // Also of what could not be put in place.
+        tell(self.hears_down.as_ref(), &look);
         let Look { words, faults, hops, index, problem, mtus: _ } = look;
         if !words.is_empty() {
             self.put_back = self.put_back.saturating_add(1);
@@ -335,6 +357,7 @@ impl Keeper {
             ended: std::mem::take(&mut self.ended),
             put_back: self.put_back,
             standings: self.standings.without_families(),
+            hears_down: self.hears_down.take(),
             ..Self::default()
         };
         let (removed, problems) = take_back().await;
@@ -372,5 +395,11 @@ impl Keeper {
             families: self.standings.states(),
             flows_ended: self.ended.clone(),
         })
+    }
+}
+
+fn tell(hears_down: Option<&HearsDown>, look: &Look) {
+    if let Some(hears) = hears_down {
+        hears(&look.down());
     }
 }

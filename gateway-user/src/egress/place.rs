@@ -58,6 +58,11 @@ impl Look {
         look
     }
 
+    /// The families that are down.
+    pub(super) fn down(&self) -> BTreeSet<Family> {
+        self.faults.keys().copied().collect()
+    }
+
     /// Nothing was seen: what is down stays down.
     pub(super) fn as_before(standings: &Standings) -> Self {
         let faults = standings.families.iter();
@@ -73,17 +78,19 @@ impl Look {
     }
 }
 
-/// Looks, and does what is to be done. Unless it `may_wait`, an uplink that is not there or a next hop
+/// Looks, and does what is to be done; `down` hears of what is down before. Unless it `may_wait`, an uplink that is not there or a next hop
 /// that cannot be reached is an error, and what was in place before still is.
 pub(super) async fn look(
     wanted: &Wanted,
     applied: &mut Applied,
     standings: &Standings,
     may_wait: bool,
+    down: impl Fn(&Look),
 ) -> Result<Look, EgressError> {
     let netlink = Netlink::open()?;
     let sight = netlink.see_uplink(&wanted.egress).await?;
     let mut look = Look::of(&sight, standings);
+    down(&look);
     if sight.link.is_none() {
         let name = wanted.egress.interface.clone();
         let problem = EgressError::NoInterface { name };
