@@ -391,12 +391,22 @@ fn a_qdisc_that_somebody_deletes_with_our_filter_is_missed() {
     let product = Product::new(&site, "tc");
     let daemon = product.start();
     assert_eq!(product.status()["hooks"][0]["tc"], "clsact");
-    site.gateway.run(&format!("tc qdisc delete dev {LAN} clsact")).unwrap();
+    site.gateway.run(&format!("tc filter delete dev {LAN} ingress")).unwrap();
     daemon.wait_for_log("somebody has detached clsact", 1);
     daemon.wait_for_log("published", 2);
+    // On the qdisc that was added for us, and goes with us.
+    assert_eq!(product.status()["hooks"][0]["tc"], "clsact");
+    assert!(site.pinned().iter().any(|pin| pin.ends_with("-own")), "{:?}", site.pinned());
+    site.assert_it_marks();
+    site.gateway.run(&format!("tc qdisc delete dev {LAN} clsact")).unwrap();
+    daemon.wait_for_log("somebody has detached clsact", 2);
+    daemon.wait_for_log("published", 3);
     assert_eq!(missing(&product.status()), []);
     site.assert_it_marks();
     daemon.terminate();
+    assert!(product.verb(&["down"]).status.success());
+    let qdiscs = site.gateway.run(&format!("tc qdisc show dev {LAN}")).unwrap();
+    assert!(!qdiscs.contains("clsact"), "{qdiscs}");
 }
 
 #[test]

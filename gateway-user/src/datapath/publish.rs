@@ -182,11 +182,13 @@ impl Switch<'_> {
             let undo = Undo::Restore { ifindex, kind, path: path.clone(), program: old_program };
             let loaded = self.generation.tc_mut(program)?;
             if kind != LinkKind::Tcx {
-                if clsact::replace(loaded, &hook.interface.name).is_ok() {
+                // Somebody may have removed the filter; the qdisc under it stays whose it was.
+                let name = &hook.interface.name;
+                if clsact::replace(loaded, name).or_else(|_| clsact::attach(loaded, name)).is_ok() {
                     self.undo_once(undo);
                     return Ok(());
                 }
-                // Somebody has removed the filter, or the qdisc under it.
+                // Or the qdisc, too.
                 remove(path)?;
                 continue;
             }
