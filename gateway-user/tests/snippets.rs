@@ -105,6 +105,17 @@ impl Network {
         assert!(!counted.contains("packets 0 "), "packets are marked: {counted}");
     }
 
+    /// Asserts that the inspector gets the packets of direct flows that have lost their mark, and so
+    /// would leave by the main table.
+    fn assert_it_inspects_what_lost_its_mark(&self, inspector: &str) {
+        let thief = "table inet thief {\n chain prerouting {\n type filter hook prerouting \
+                     priority -155\n meta mark set 0\n }\n}\n";
+        self.site.gateway.nft(thief).unwrap();
+        assert_eq!(self.who(DIRECT), inspector, "somebody takes the packets' mark away");
+        self.gateway("nft delete table inet thief");
+        assert_eq!(self.who(DIRECT), "far");
+    }
+
     fn gateway(&self, command: &str) -> String {
         self.site.gateway.run(command).unwrap()
     }
@@ -188,6 +199,7 @@ fn nftables_redirects_all_but_direct_flows() {
         "what is not direct is inspected, whatever its address"
     );
     product.verb(&["on"]);
+    network.assert_it_inspects_what_lost_its_mark("proxy");
     network.assert_it_inspects_without_our_table(daemon, "proxy");
 }
 
@@ -204,6 +216,7 @@ fn nftables_hands_all_but_direct_flows_to_a_transparent_proxy() {
     product.verb(&["off"]);
     assert_eq!(network.who(DIRECT), "tproxy");
     product.verb(&["on"]);
+    network.assert_it_inspects_what_lost_its_mark("tproxy");
     network.assert_it_inspects_without_our_table(daemon, "tproxy");
 }
 
@@ -234,6 +247,7 @@ fn iptables_redirects_all_but_direct_flows() {
     iptables_restore(&network, &text);
     network.run_once(&text, &["iptables", "ip6tables"]);
     network.assert_it_parts("proxy");
+    network.assert_it_inspects_what_lost_its_mark("proxy");
     network.assert_it_inspects_without_our_table(daemon, "proxy");
 }
 
@@ -247,6 +261,7 @@ fn iptables_hands_all_but_direct_flows_to_a_transparent_proxy() {
     iptables_restore(&network, &text);
     network.run_once(&text, &["ip", "iptables", "ip6tables"]);
     network.assert_it_parts("tproxy");
+    network.assert_it_inspects_what_lost_its_mark("tproxy");
     network.assert_it_inspects_without_our_table(daemon, "tproxy");
 }
 

@@ -2,7 +2,8 @@
 //!
 //! They ask the connection mark, which our table writes at priority -160, before any of them. Where the
 //! table is missing nobody writes it, and the chains inspect what is marked all the same: so a packet
-//! that is handed to a proxy loses our bits, which could route it past the proxy.
+//! that is handed to a proxy loses our bits, which could route it past the proxy. Before routing they ask
+//! the packet mark as well: a direct flow's packet that has lost it would leave by the main table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -33,8 +34,7 @@ pub(super) fn nft(config: &Config, to: &[Inspector]) -> String {
         config.interfaces.iter().map(|interface| format!("\"{}\"", interface.name)).collect();
     let inside = inside.join(", ");
     let mark = config.mark;
-    let asked = if config.egress.is_some() { "ct" } else { "meta" };
-    let direct = format!("{asked} mark & {:#010x} == {:#010x}", mark.mask, mark.value);
+    let says_direct = |of| format!("{of} mark & {:#010x} == {:#010x}", mark.mask, mark.value);
     let bit = tproxy_bit(config);
     let delivered =
         format!("meta mark set meta mark & {:#010x} | {bit:#010x} accept", !(mark.mask | bit));
@@ -56,7 +56,9 @@ pub(super) fn nft(config: &Config, to: &[Inspector]) -> String {
             Place::Redirect => ("to_redirect", "nat hook prerouting priority dstnat"),
             Place::Forward => ("forwarded", "filter hook forward priority filter"),
         };
-        let mut rules = vec![format!("{direct} accept comment \"direct\"")];
+        let direct: Vec<String> =
+            asked(config, place, "ct", "meta").into_iter().map(says_direct).collect();
+        let mut rules = vec![format!("{} accept comment \"direct\"", direct.join(" "))];
         if place == Place::Tproxy {
             // Replies to a proxy that keeps the clients' addresses.
             rules.push(format!("meta l4proto tcp socket transparent 1 {delivered}"));
@@ -94,8 +96,7 @@ pub(super) fn nft(config: &Config, to: &[Inspector]) -> String {
 /// What `iptables-restore` and `ip6tables-restore` take.
 pub(super) fn iptables(config: &Config, to: &[Inspector]) -> String {
     let mark = config.mark;
-    let asked = if config.egress.is_some() { "connmark" } else { "mark" };
-    let direct = format!("-m {asked} --mark {:#x}/{:#x} -j RETURN", mark.value, mark.mask);
+    let says_direct = |of| format!("-m {of} --mark {:#x}/{:#x}", mark.value, mark.mask);
     let bit = tproxy_bit(config);
     let delivered = format!("{bit:#x}/{:#x}", mark.mask | bit);
     let mut text = String::from(
@@ -117,7 +118,9 @@ pub(super) fn iptables(config: &Config, to: &[Inspector]) -> String {
                 let _ = writeln!(text, "# {program} -t {table} -A {jump} -j {chain}");
             }
         }
-        let mut rules = vec![direct.clone()];
+        let direct: Vec<String> =
+            asked(config, place, "connmark", "mark").into_iter().map(says_direct).collect();
+        let mut rules = vec![format!("{} -j RETURN", direct.join(" "))];
         if place == Place::Tproxy {
             for target in [&format!("MARK --set-xmark {delivered}"), "ACCEPT"] {
                 rules.push(format!("-p tcp -m socket --transparent -j {target}"));
@@ -185,10 +188,20 @@ fn jumps(config: &Config, place: Place) -> Vec<String> {
     }
 }
 
+/// Which marks have to say direct. Without a way out nobody writes the connection's.
+fn asked<'a>(config: &Config, place: Place, connection: &'a str, packet: &'a str) -> Vec<&'a str> {
+    match place {
+        _ if config.egress.is_none() => vec![packet],
+        Place::Tproxy | Place::Redirect => vec![connection, packet],
+        // Replies have no packet mark.
+        Place::Forward => vec![connection],
+    }
+}
+
 fn what_is_asked(config: &Config) -> &'static str {
     if config.egress.is_some() {
-        "# It asks the connection mark, which replies have as well. Our table writes it at priority -160;\n\
-         # without that table everything is inspected.\n"
+        "# It asks the connection mark, which our table writes at priority -160: without that table everything\n\
+         # is inspected. Before routing it asks the packet mark, too; replies, behind routing, have none.\n"
     } else {
         "# It asks the packet mark: without [egress] nobody keeps a connection's. Replies have none.\n"
     }
@@ -259,14 +272,31 @@ mod tests {
     fn without_a_way_out_the_packet_mark_is_asked() {
         let all: Vec<Inspector> =
             ["tproxy:1", "redirect:2", "queue:0"].map(|text| text.parse().unwrap()).into();
-        for (more, nft_asks, iptables_asks) in
-            [("", "meta", "-m mark"), (EGRESS, "ct", "-m connmark")]
-        {
+        for (more, connection, packet) in [("", 0, 3), (EGRESS, 3, 2)] {
             let config = config(more);
-            let asks = format!("{nft_asks} mark & 0x01000000 == 0x01000000 accept");
-            assert_eq!(nft(&config, &all).matches(&asks).count(), 3, "{asks}");
-            let asks = format!("{iptables_asks} --mark 0x1000000/0x1000000 -j RETURN");
-            assert_eq!(iptables(&config, &all).matches(&asks).count(), 3, "{asks}");
+            let count = |text: &str, asks: &str| text.matches(asks).count();
+            let text = nft(&config, &all);
+            assert_eq!(
+                count(&text, "\t\tct mark & 0x01000000 == 0x01000000 "),
+                connection,
+                "{text}"
+            );
+            assert_eq!(
+                count(&text, "meta mark & 0x01000000 == 0x01000000 accept"),
+                packet,
+                "{text}"
+            );
+            let text = iptables(&config, &all);
+            assert_eq!(
+                count(&text, "-m connmark --mark 0x1000000/0x1000000 "),
+                connection,
+                "{text}"
+            );
+            assert_eq!(
+                count(&text, "-m mark --mark 0x1000000/0x1000000 -j RETURN"),
+                packet,
+                "{text}"
+            );
         }
     }
 }
