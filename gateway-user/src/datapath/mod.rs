@@ -40,6 +40,7 @@ pub use error::DatapathError;
 pub use generation::{Generation, Program, Setting, trie_capacity};
 pub use hook::{Attached, HookRequest, TcCarrier, XdpRequest};
 pub use interface::Interface;
+pub(crate) use interface::has_no_header;
 pub use loaded::{Answer, CounterSheet, Counts, Loaded, attached};
 pub use manifest::{Manifest, OwnIdentity, Scope, SetIdentity};
 pub use meter::{Meter, ProgramRun};

@@ -51,6 +51,9 @@ impl Redirect {
             Ok::<bool, DatapathError>(features & what != 0)
         };
         let uplink = Interface::find(name).await?;
+        if uplink.mac.is_none() {
+            return Err(DatapathError::NotEthernet { name: name.to_owned() });
+        }
         if !can(&uplink, ACT_NDO_XMIT).await? {
             let why = "its driver takes no XDP frames at the moment (some do only while the port has \
                        an XDP program; of a veth pair, the other end has to have one, or GRO)";
@@ -61,15 +64,17 @@ impl Redirect {
         }
         let mut ports = BTreeMap::new();
         for HookRequest { interface, xdp, .. } in hooks {
-            if matches!(xdp, XdpRequest::No | XdpRequest::Generic) {
+            let mac =
+                interface.mac.filter(|_| !matches!(xdp, XdpRequest::No | XdpRequest::Generic));
+            let Some(mac) = mac else {
                 let why = "only native XDP redirects, and its hook is another one".to_owned();
                 return Err(refused(&interface.name, why));
-            }
+            };
             if !can(interface, ACT_REDIRECT).await? {
                 let why = "its driver cannot redirect packets".to_owned();
                 return Err(refused(&interface.name, why));
             }
-            ports.insert(interface.index, interface.mac);
+            ports.insert(interface.index, mac);
         }
         Ok(Self { name: name.to_owned(), uplink: uplink.index, ipv4: true, ipv6: true, ports })
     }
