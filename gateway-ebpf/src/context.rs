@@ -7,8 +7,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     EbpfContext,
     helpers::{
-        bpf_fib_lookup, bpf_redirect, bpf_skb_load_bytes, bpf_xdp_adjust_meta,
-        bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+        bpf_fib_lookup, bpf_redirect, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
+        bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
     },
     programs::{TcContext, XdpContext},
 };
@@ -26,10 +26,13 @@ const MAX_OFFSET: u32 = 0x3fff;
 
 /// A packet as one kind of program gets it.
 pub(crate) trait Frame: Sized {
-    /// The part that may be read directly.
-    fn linear(&self) -> Linear;
+    /// What is read first.
+    type Part: PacketBytes;
 
-    /// The counter of the decision on a packet that ended too early in its linear part. Where
+    /// The part of it that is at hand: mostly, what may be read directly.
+    fn part(&self) -> Self::Part;
+
+    /// The counter of the decision on a packet that ended too early in that part. Where
     /// there can be more behind that, the packet is classified once more, through a helper.
     fn classify_whole(&self) -> u32;
 
@@ -156,8 +159,10 @@ fn copied_head(length: u32, copy: impl FnOnce(*mut c_void, u32) -> i64) -> ([u8;
 pub(crate) struct XdpPacket<'a>(pub(crate) &'a XdpContext);
 
 impl Frame for XdpPacket<'_> {
+    type Part = Linear;
+
     #[inline(always)]
-    fn linear(&self) -> Linear {
+    fn part(&self) -> Linear {
         Linear { start: self.0.data(), end: self.0.data_end(), tags_taken_off: 0 }
     }
 
@@ -178,7 +183,7 @@ impl Frame for XdpPacket<'_> {
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        self.linear().length()
+        self.part().length()
     }
 
     #[inline(always)]
@@ -188,7 +193,7 @@ impl Frame for XdpPacket<'_> {
 
     #[inline(always)]
     fn head(&self) -> ([u8; HEAD_BYTES], u32) {
-        self.linear().head()
+        self.part().head()
     }
 
     #[cfg(feature = "packet-log")]
@@ -208,9 +213,11 @@ fn xdp_ingress(ctx: &XdpContext) -> u32 {
 pub(crate) struct AskedPacket<'a>(pub(crate) &'a XdpContext);
 
 impl Frame for AskedPacket<'_> {
+    type Part = Linear;
+
     #[inline(always)]
-    fn linear(&self) -> Linear {
-        XdpPacket(self.0).linear()
+    fn part(&self) -> Linear {
+        XdpPacket(self.0).part()
     }
 
     #[inline(always)]
@@ -235,7 +242,7 @@ impl Frame for AskedPacket<'_> {
 
     #[inline(always)]
     fn ingress(&self) -> u32 {
-        match self.linear().words::<3>(0) {
+        match self.part().words::<3>(0) {
             Some([_, high, low]) => {
                 u32::from_be_bytes([high.first(), high.second(), low.first(), low.second()])
             }
@@ -245,7 +252,7 @@ impl Frame for AskedPacket<'_> {
 
     #[inline(always)]
     fn head(&self) -> ([u8; HEAD_BYTES], u32) {
-        self.linear().head()
+        self.part().head()
     }
 
     #[cfg(feature = "packet-log")]
@@ -270,8 +277,10 @@ impl<'a> XdpFragsPacket<'a> {
 }
 
 impl Frame for XdpFragsPacket<'_> {
+    type Part = Linear;
+
     #[inline(always)]
-    fn linear(&self) -> Linear {
+    fn part(&self) -> Linear {
         Linear { start: self.ctx.data(), end: self.ctx.data_end(), tags_taken_off: 0 }
     }
 
@@ -329,8 +338,10 @@ impl PacketBytes for XdpFragsPacket<'_> {
 pub(crate) struct SkbPacket<'a>(pub(crate) &'a TcContext);
 
 impl Frame for SkbPacket<'_> {
+    type Part = Linear;
+
     #[inline(always)]
-    fn linear(&self) -> Linear {
+    fn part(&self) -> Linear {
         Linear {
             start: self.0.data(),
             end: self.0.data_end(),
@@ -395,6 +406,115 @@ impl PacketBytes for SkbPacket<'_> {
     }
 }
 
+/// A packet in tc of a device whose packets have no Ethernet header (tun, WireGuard, PPP). It is shown as
+/// a frame all the same: one whose header has no addresses, and the ethertype that the kernel knows.
+///
+/// Read by a helper, which finds the IP header wherever it is; and so in a test run, whose packets
+/// do have an Ethernet header.
+#[derive(Clone, Copy)]
+pub(crate) struct IpPacket<'a>(pub(crate) &'a TcContext);
+
+const ETHERNET_HEADER: u32 = 14;
+/// `BPF_HDR_START_NET` (kernel `include/uapi/linux/bpf.h`).
+const NETWORK_HEADER: u32 = 1;
+/// Enough for the headers of nearly every packet.
+const PULLED: u32 = 256;
+
+impl IpPacket<'_> {
+    /// IPv4 or IPv6. Anything else the parser would look into, as it would into VLAN tags, is none that
+    /// such a device has: zero, which is nobody's ethertype.
+    #[inline(always)]
+    fn ethertype(&self) -> Word {
+        // SAFETY: the context is the one the program was called with.
+        let [first, second, ..] = unsafe { (*self.0.skb.skb).protocol }.to_ne_bytes();
+        match [first, second] {
+            [0x08, 0x00] | [0x86, 0xdd] => Word::new([first, second]),
+            _ => Word::new([0; 2]),
+        }
+    }
+}
+
+impl Frame for IpPacket<'_> {
+    type Part = Self;
+
+    #[inline(always)]
+    fn part(&self) -> Self {
+        *self
+    }
+
+    /// The helper reads the linear part only: more of the packet is put there first.
+    #[inline(never)]
+    fn classify_whole(&self) -> u32 {
+        if self.0.pull_data(self.0.len().min(PULLED)).is_err() {
+            return Reason::Truncated as u32;
+        }
+        by_policy(self, &GenerationTables(self)).counter()
+    }
+
+    #[inline(always)]
+    fn by_window_whole(&self) -> Option<Decision> {
+        by_window(self, &GenerationTables(self))
+    }
+
+    #[inline(always)]
+    fn flow_whole(&self, window: u32) -> Option<FlowId> {
+        flow_of(self, window)
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        SkbPacket(self.0).ingress()
+    }
+
+    /// With the header that it has not.
+    #[inline(always)]
+    fn head(&self) -> ([u8; HEAD_BYTES], u32) {
+        const LAST: u32 = 63;
+        let (mut head, header) = ([0; HEAD_BYTES], ETHERNET_HEADER as usize);
+        let ethertype = self.ethertype();
+        [head[header - 2], head[header - 1]] = [ethertype.first(), ethertype.second()];
+        // As in `copied_head`.
+        let length = (self.length().min(LAST + 1).wrapping_sub(1) & LAST).wrapping_add(1);
+        let to = head[header..].as_mut_ptr().cast();
+        // SAFETY: `to` is writable for `length` bytes, 64 at most; the helper fails past the packet's
+        // end.
+        let status =
+            unsafe { bpf_skb_load_bytes_relative(self.0.as_ptr(), 0, to, length, NETWORK_HEADER) };
+        if status != 0 {
+            return ([0; HEAD_BYTES], 0);
+        }
+        (head, length.wrapping_add(ETHERNET_HEADER))
+    }
+
+    #[cfg(feature = "packet-log")]
+    fn ebpf_context(&self) -> &impl EbpfContext {
+        self.0
+    }
+}
+
+impl PacketBytes for IpPacket<'_> {
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[Word; N]> {
+        let Some(offset) = offset.checked_sub(ETHERNET_HEADER) else {
+            let mut header = [Word::new([0; 2]); N];
+            *header.last_mut()? = self.ethertype();
+            return Some(header);
+        };
+        copied(offset, |offset, to, length| {
+            // SAFETY: `to` is writable for `length` bytes; the helper checks `offset` against
+            // the packet and fails past its end.
+            unsafe {
+                bpf_skb_load_bytes_relative(self.0.as_ptr(), offset, to, length, NETWORK_HEADER)
+            }
+        })
+    }
+}
+
 /// Puts the Direct proposal in front of the packet; `false` where the driver has no room for
 /// metadata.
 #[inline(always)]
@@ -454,7 +574,7 @@ const BPF_FIB_LOOKUP_MARK: u32 = 1 << 5;
 pub(crate) fn redirect(packet: &XdpFragsPacket<'_>) -> Result<(), Fallback> {
     let ingress = packet.ingress();
     let mac = maps::port_mac(ingress).ok_or(Fallback::NotForUs)?;
-    let linear = packet.linear();
+    let linear = packet.part();
     if packet.length() != linear.length() {
         return Err(Fallback::SeveralBuffers);
     }

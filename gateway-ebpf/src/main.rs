@@ -1,9 +1,10 @@
 //! The BPF programs of breakout365: read the packet, classify it, count it, act on the decision.
 //!
-//! Five entries share one classifier. `b365_xdp` and `b365_xdp_frags` put a proposal for tc in front of
+//! Six entries share one classifier. `b365_xdp` and `b365_xdp_frags` put a proposal for tc in front of
 //! Direct packets; the second also takes packets of several buffers, which only native mode may.
 //! `b365_tc_xdp` turns the proposal into the mark, and like `b365_tc`, which stands alone,
-//! classifies by itself where there is none. `b365_explain` only answers. Where the uplink can take
+//! classifies by itself where there is none. `b365_tc_ip` is for devices without an Ethernet header.
+//! `b365_explain` only answers. Where the uplink can take
 //! frames and the operator wants it, `b365_xdp_frags` redirects Direct packets there. Nothing here drops
 //! a packet.
 
@@ -28,7 +29,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use context::{AskedPacket, Frame, Linear, SkbPacket, XdpFragsPacket, XdpPacket};
+use context::{AskedPacket, Frame, IpPacket, SkbPacket, XdpFragsPacket, XdpPacket};
 use gateway_common::abi::{
     self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED, COUNTER_REDIRECTED,
     COUNTER_SELF_CHECKED, COUNTER_SELF_DISAGREED, Sample,
@@ -95,6 +96,12 @@ fn b365_tc(ctx: TcContext) -> i32 {
     mark(&ctx, classify_and_count(&SkbPacket(&ctx), Counters::Tc, Sample::TC))
 }
 
+/// tc on an interface whose packets begin with their IP header.
+#[classifier]
+fn b365_tc_ip(ctx: TcContext) -> i32 {
+    mark(&ctx, classify_and_count(&IpPacket(&ctx), Counters::Tc, Sample::TC))
+}
+
 /// Answers with the counter that a packet would be counted under, and counts nothing. Never
 /// attached: `explain` and the self-test run it on packets of their own.
 #[xdp]
@@ -125,7 +132,7 @@ fn trace<P: Frame>(packet: &P, counters: Counters, counter: u32, hook: u32) {
             counter,
             length: packet.length(),
             hook,
-            tags_taken_off: packet.linear().tags_taken_off() as u32,
+            tags_taken_off: packet.part().tags_taken_off() as u32,
             head_length,
             head,
         }
@@ -137,7 +144,7 @@ fn trace<P: Frame>(packet: &P, counters: Counters, counter: u32, hook: u32) {
 /// and only else by a helper.
 #[inline(always)]
 fn classify<P: Frame>(packet: &P) -> u32 {
-    let decision = gateway_common::by_policy(&packet.linear(), &GenerationTables(packet));
+    let decision = gateway_common::by_policy(&packet.part(), &GenerationTables(packet));
     if decision.reason() == Reason::Truncated {
         let counter = packet.classify_whole();
         if maps::windowed() && abi::is_left_to_windows(counter) {
@@ -147,7 +154,7 @@ fn classify<P: Frame>(packet: &P) -> u32 {
     }
     let counter = decision.counter();
     if maps::windowed() && abi::is_left_to_windows(counter) {
-        return classify_by_window(&packet.linear(), &GenerationTables(packet), counter);
+        return classify_by_window(&packet.part(), &GenerationTables(packet), counter);
     }
     counter
 }
@@ -157,7 +164,7 @@ fn classify<P: Frame>(packet: &P) -> u32 {
 /// that hands them over by itself cuts them to 32 bits, which the verifier refuses.
 #[inline(never)]
 fn classify_by_window<P: Frame>(
-    packet: &Linear,
+    packet: &P::Part,
     tables: &GenerationTables<'_, P>,
     counter: u32,
 ) -> u32 {

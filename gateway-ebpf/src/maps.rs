@@ -14,7 +14,7 @@ use gateway_common::abi::{
 };
 use gateway_common::{Reason, Tables, Word, control, flow_of};
 
-use crate::context::{Frame, Linear};
+use crate::context::Frame;
 
 // Constants, written into `.rodata` before load: names are part of the loader's contract.
 
@@ -392,7 +392,7 @@ pub(crate) fn count_flow<P: Frame>(packet: &P, counter: u32) {
     }
     let first = SUPPORT_FIRST.load().wrapping_add(COUNTER_FIRST_GROUP);
     if let Some(place) = counter.checked_sub(first) {
-        count_flow_at(&packet.linear(), packet, place);
+        count_flow_at(&packet.part(), packet, place);
     }
 }
 
@@ -402,11 +402,11 @@ pub(crate) fn count_flow<P: Frame>(packet: &P, counter: u32) {
     clippy::needless_borrows_for_generic_args,
     reason = "by value the key would be on the stack once more"
 )]
-fn count_flow_at<P: Frame>(linear: &Linear, packet: &P, place: u32) {
+fn count_flow_at<P: Frame>(part: &P::Part, packet: &P, place: u32) {
     let Some(slot) = place.checked_div(SUPPORT_GROUPS.load()) else { return };
     let Some(window) = WINDOW_ID.get(slot as usize) else { return };
     let window = window.load();
-    let flow = flow_of(linear, window).or_else(|| packet.flow_whole(window));
+    let flow = flow_of(part, window).or_else(|| packet.flow_whole(window));
     let Some(flow) = flow else { return };
     if under_test() || FLOWS.get_ptr(&flow).is_some() {
         return;

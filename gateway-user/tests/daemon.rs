@@ -256,8 +256,10 @@ fn what_the_system_lacks_is_refused_and_the_state_before_stays() {
     refused(&format!("{good}[policy]\nexclude-sets = [1]\n"), Exit::Policy, &["no prefix"]);
     let absent = with_hook("absent0", "auto");
     refused(&absent, Exit::Interface, &["interface absent0: not found", "[[interface]]"]);
-    let tun = with_hook("tun0", "tc");
-    refused(&tun, Exit::Interface, &["interface tun0: not an Ethernet device"]);
+    for hook in ["xdp", "generic"] {
+        let tun = with_hook("tun0", hook);
+        refused(&tun, Exit::Interface, &["interface tun0: its packets have no Ethernet header"]);
+    }
     let lo = with_hook("lo", "auto");
     refused(&lo, Exit::Interface, &["interface lo: not an Ethernet device"]);
     fs::remove_file(product.config()).unwrap();

@@ -84,11 +84,7 @@ impl Examined {
 
     /// Asserts that `id` is found with this severity, with `words` in what it says.
     fn assert_finds(&self, id: &str, severity: &str, words: &str) {
-        let found = self.findings.iter().any(|finding| {
-            finding["id"] == id
-                && finding["severity"] == severity
-                && finding["what"].as_str().unwrap().contains(words)
-        });
+        let found = self.finds(id, severity, words);
         assert!(found, "{id} {severity} {words:?} is not in {:#?}", self.findings);
         let code = match severity {
             "error" => 18,
@@ -96,6 +92,14 @@ impl Examined {
             _ => return,
         };
         assert_eq!(self.code, Some(code), "{:#?}", self.findings);
+    }
+
+    fn finds(&self, id: &str, severity: &str, words: &str) -> bool {
+        self.findings.iter().any(|finding| {
+            finding["id"] == id
+                && finding["severity"] == severity
+                && finding["what"].as_str().unwrap().contains(words)
+        })
     }
 
     /// What mends what was found first of `id`.
@@ -161,13 +165,13 @@ fn whatever_keeps_traffic_from_going_direct_is_an_error() {
     let examined = Examined::by(&product);
     examined.assert_finds("interface", "error", "up0: it has no carrier");
     examined.assert_finds("uplink", "error", "ipv4 is down (no_carrier)");
-    gateway.direct.run("ip link set in0 up").unwrap();
     daemon.end(Signal::SIGKILL);
-    Examined::by(&product).assert_finds("daemon", "warning", "nobody looks after");
     wait_until("the deadline passes", || {
         product.status()["switches"]["inspecting"] == "daemon_gone"
     });
-    Examined::by(&product).assert_finds("deadline", "error", "it has passed");
+    let examined = Examined::by(&product);
+    examined.assert_finds("deadline", "error", "it has passed");
+    assert!(examined.finds("daemon", "warning", "nobody looks after"));
     // Nothing else holds the link.
     fs::remove_file(tcx_pin(&gateway)).unwrap();
     wait_until("the program is gone", || tcx_programs(&gateway.site.gateway, LAN).is_empty());
@@ -272,7 +276,11 @@ fn members_tunnels_and_interfaces_that_are_not_there_are_told() {
     gateway.run("ip tuntap add dev tun0 mode tun");
     product.configure(&format!("{}{EGRESS}", with_hook("tun0", "auto")));
     let examined = Examined::by(&product);
-    examined.assert_finds("link-layer", "error", "tun0: tun");
+    examined.assert_finds("link-layer", "ok", "tun0: tun");
+    product.configure(&format!("{}{EGRESS}", with_hook("tun0", "xdp")));
+    Examined::by(&product).assert_finds("link-layer", "error", "tun0: tun");
+    product.configure(&format!("{}{EGRESS}", with_hook("lo", "auto")));
+    Examined::by(&product).assert_finds("link-layer", "error", "lo: ");
     product.configure(&format!("{}{EGRESS}", with_hook("lan9", "auto")));
     Examined::by(&product).assert_finds("interface", "error", "lan9: not found");
 }

@@ -89,10 +89,16 @@ impl Bench {
     /// they do.
     fn objections(&self, frame: &[u8], expected: Decision) -> Vec<String> {
         let mut objections = Vec::new();
+        let given = expected;
         for program in self.generation().programs() {
             if !can_run(*program, frame) {
                 continue;
             }
+            let expected = if *program == Program::TcIp && !begins_with_ip(frame) {
+                Decision::inspect(Reason::NotIp)
+            } else {
+                given
+            };
             let outcome = self.run(*program, frame);
             let right = if *program == Program::Explain {
                 outcome.action == expected.counter()
@@ -138,7 +144,9 @@ impl Bench {
             let objections = self.objections(frame, oracle);
             failures.extend(objections.into_iter().map(|objection| format!("{what}: {objection}")));
             for program in Program::ALL.into_iter().filter(|program| can_run(*program, frame)) {
-                let count = tally.entry((sheet(program), *reason)).or_default();
+                let is_odd = program == Program::TcIp && !begins_with_ip(frame);
+                let reason = if is_odd { Reason::NotIp } else { *reason };
+                let count = tally.entry((sheet(program), reason)).or_default();
                 count.packets += 1;
                 count.bytes += u64::try_from(frame.len()).unwrap();
             }
@@ -170,9 +178,14 @@ fn sheet(program: Program) -> Option<usize> {
     match program {
         Program::Xdp | Program::XdpFrags => Some(0),
         Program::TcBehindXdp => Some(1),
-        Program::Tc => Some(2),
+        Program::Tc | Program::TcIp => Some(2),
         Program::Explain => None,
     }
+}
+
+/// Whether a device without an Ethernet header could have this packet: no tag, and nothing but IP.
+fn begins_with_ip(frame: &[u8]) -> bool {
+    matches!(frame.get(12..SHORTEST), Some([0x08, 0x00] | [0x86, 0xdd]))
 }
 
 /// Whether `BPF_PROG_TEST_RUN` takes this frame: it wants an Ethernet header and, for tc, the IP
@@ -835,7 +848,7 @@ fn tc_takes_our_bits_off_a_packet_that_is_inspected() {
     let bench = Bench::new();
     let elsewhere = Frame::tcp(to("9.9.9.9:443")).build().unwrap();
     let before = 0x40 | support::MARK.value;
-    for program in [Program::Tc, Program::TcBehindXdp] {
+    for program in [Program::Tc, Program::TcIp, Program::TcBehindXdp] {
         // Somebody has marked it Direct before us: it must not stay so.
         let marked = Mark { before, direct: before };
         let outcome = bench

@@ -23,7 +23,7 @@ pub(super) async fn wanted(
         match Interface::find(&wanted.name).await {
             Ok(interface) => {
                 present.insert(wanted.name.clone(), Some(interface.index));
-                hooks.push(hook_request(interface, wanted.hook));
+                hooks.push(hook_request(interface, wanted.hook)?);
             }
             Err(DatapathError::NoInterface { name }) if may_be_away.contains(&name) => {
                 present.insert(name, None);
@@ -34,14 +34,19 @@ pub(super) async fn wanted(
     Ok((hooks, present))
 }
 
-fn hook_request(interface: Interface, mode: HookMode) -> HookRequest {
+fn hook_request(interface: Interface, mode: HookMode) -> Result<HookRequest, DatapathError> {
+    let has_header = interface.mac.is_some();
     let xdp = match mode {
+        HookMode::Xdp | HookMode::Generic if !has_header => {
+            return Err(DatapathError::NoXdpWithoutEthernet { name: interface.name });
+        }
+        HookMode::Auto if !has_header => XdpRequest::No,
         HookMode::Auto => XdpRequest::IfPossible,
         HookMode::Xdp => XdpRequest::Native,
         HookMode::Tc => XdpRequest::No,
         HookMode::Generic => XdpRequest::Generic,
     };
-    HookRequest { interface, xdp, tc: TcCarrier::Best }
+    Ok(HookRequest { interface, xdp, tc: TcCarrier::Best })
 }
 
 /// Says what serves now, and where it is less than was hoped for.

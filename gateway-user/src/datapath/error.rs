@@ -84,11 +84,19 @@ pub enum DatapathError {
         /// Its name.
         name: String,
     },
-    /// Frames of the interface do not start with an Ethernet header.
+    /// Frames of the interface start with neither an Ethernet nor an IP header.
     #[error(
         "interface {name}: not an Ethernet device, its packets cannot be classified; name the Ethernet interface below it"
     )]
     NotEthernet {
+        /// Its name.
+        name: String,
+    },
+    /// XDP is asked for where packets have no Ethernet header.
+    #[error(
+        "interface {name}: its packets have no Ethernet header, which XDP programs go by; use hook = \"auto\" or \"tc\" for it"
+    )]
+    NoXdpWithoutEthernet {
         /// Its name.
         name: String,
     },
@@ -252,6 +260,7 @@ impl DatapathError {
             Self::Busy { .. } | Self::Traced { .. } => Exit::Busy,
             Self::NoInterface { .. }
             | Self::NotEthernet { .. }
+            | Self::NoXdpWithoutEthernet { .. }
             | Self::ForeignXdp { .. }
             | Self::NoNativeXdp { .. }
             | Self::NoRedirect { .. }

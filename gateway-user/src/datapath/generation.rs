@@ -35,14 +35,16 @@ pub enum Program {
     TcBehindXdp,
     /// tc alone.
     Tc,
+    /// tc of an interface whose packets have no Ethernet header.
+    TcIp,
     /// Answers questions; never attached.
     Explain,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 5] =
-        [Self::Xdp, Self::XdpFrags, Self::TcBehindXdp, Self::Tc, Self::Explain];
+    pub const ALL: [Self; 6] =
+        [Self::Xdp, Self::XdpFrags, Self::TcBehindXdp, Self::Tc, Self::TcIp, Self::Explain];
 
     /// Its name in the object, in the kernel and under the pins.
     #[must_use]
@@ -52,6 +54,7 @@ impl Program {
             Self::XdpFrags => "b365_xdp_frags",
             Self::TcBehindXdp => "b365_tc_xdp",
             Self::Tc => "b365_tc",
+            Self::TcIp => "b365_tc_ip",
             Self::Explain => "b365_explain",
         }
     }
@@ -61,7 +64,7 @@ impl Program {
     pub const fn is_xdp(self) -> bool {
         match self {
             Self::Xdp | Self::XdpFrags | Self::Explain => true,
-            Self::TcBehindXdp | Self::Tc => false,
+            Self::TcBehindXdp | Self::Tc | Self::TcIp => false,
         }
     }
 }

@@ -7,7 +7,8 @@ use rtnetlink::packet_route::link::{
 
 use super::DatapathError;
 
-/// An Ethernet interface of the current network namespace.
+/// An interface of the current network namespace whose packets begin with an Ethernet header or, as those
+/// of tunnels and PPP do, with their IP header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
@@ -16,8 +17,8 @@ pub struct Interface {
     pub index: u32,
     /// Id of the XDP program on it, whoever's it is.
     pub xdp_program: Option<u32>,
-    /// Its MAC address.
-    pub mac: [u8; 6],
+    /// Its MAC address; `None`, its packets have no Ethernet header.
+    pub mac: Option<[u8; 6]>,
     /// Whether it is up and has a carrier.
     pub is_up: bool,
     /// Whether it stands for several others (bonding), whose packets come in by those.
@@ -29,7 +30,7 @@ impl Interface {
     ///
     /// # Errors
     ///
-    /// [`DatapathError::NoInterface`], or [`DatapathError::NotEthernet`]: read as Ethernet, the
+    /// [`DatapathError::NoInterface`], or [`DatapathError::NotEthernet`]: read as either, the
     /// frames of another link layer would be classified by whatever bytes stand where the headers
     /// should be.
     pub async fn find(name: &str) -> Result<Self, DatapathError> {
@@ -48,7 +49,8 @@ impl Interface {
             }
             Err(error) => return Err(netlink("cannot read a link", error)),
         };
-        if link.header.link_layer_type != LinkLayerType::Ether {
+        let is_ethernet = link.header.link_layer_type == LinkLayerType::Ether;
+        if !is_ethernet && !has_no_header(link.header.link_layer_type) {
             return Err(DatapathError::NotEthernet { name: name.to_owned() });
         }
         let xdp_program = xdp_program(&link);
@@ -59,15 +61,24 @@ impl Interface {
                 None
             }
         });
+        if is_ethernet && mac.is_none() {
+            return Err(DatapathError::NotEthernet { name: name.to_owned() });
+        }
         Ok(Self {
             name: name.to_owned(),
             index: link.header.index,
             xdp_program,
-            mac: mac.ok_or_else(|| DatapathError::NotEthernet { name: name.to_owned() })?,
+            mac: mac.filter(|_| is_ethernet),
             is_up: link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
             is_bond: is_bond(&link),
         })
     }
+}
+
+/// Whether packets of this link layer come to tc as they are routed: `ARPHRD_NONE` (tun, `WireGuard`) and
+/// `ARPHRD_PPP`. Others, such as GRE, have headers of their own there.
+pub(crate) fn has_no_header(kind: LinkLayerType) -> bool {
+    matches!(kind, LinkLayerType::None | LinkLayerType::Ppp)
 }
 
 /// Id of the XDP program on an interface.

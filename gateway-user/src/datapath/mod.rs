@@ -42,6 +42,7 @@ pub use generation::{Generation, Program, Setting, trie_capacity};
 pub use hook::{Attached, HookRequest, TcCarrier, XdpRequest, carrier_name};
 pub use hook_check::attached_now;
 pub use interface::Interface;
+pub(crate) use interface::has_no_header;
 pub use loaded::{Answer, CounterSheet, Counts, Loaded, attached};
 pub use manifest::{Manifest, OwnIdentity, Scope, SetIdentity};
 pub use meter::{Meter, ProgramRun};

@@ -169,14 +169,19 @@ impl Switch<'_> {
     /// Gives tc of an interface the program that stands behind XDP, or alone.
     fn switch_tc(&mut self, hook: &HookRequest, behind_xdp: bool) -> Result<(), DatapathError> {
         let ifindex = hook.interface.index;
-        let program = if behind_xdp { Program::TcBehindXdp } else { Program::Tc };
+        let program = match (hook.interface.mac, behind_xdp) {
+            (None, _) => Program::TcIp,
+            (Some(_), true) => Program::TcBehindXdp,
+            (Some(_), false) => Program::Tc,
+        };
         let links = self.links_of(ifindex)?;
-        let old_program =
-            if links.contains_key(&LinkKind::Native) || links.contains_key(&LinkKind::Generic) {
-                Program::TcBehindXdp
-            } else {
-                Program::Tc
-            };
+        let old_program = if program == Program::TcIp {
+            program
+        } else if links.contains_key(&LinkKind::Native) || links.contains_key(&LinkKind::Generic) {
+            Program::TcBehindXdp
+        } else {
+            Program::Tc
+        };
         for kind in [LinkKind::Tcx, LinkKind::Clsact, LinkKind::ClsactOwn] {
             let Some(path) = links.get(&kind) else { continue };
             let undo = Undo::Restore { ifindex, kind, path: path.clone(), program: old_program };
@@ -252,6 +257,10 @@ impl Switch<'_> {
     fn switch_xdp(&mut self, hook: &HookRequest) -> Result<(), DatapathError> {
         let (kind, program, mode) = match hook.xdp {
             XdpRequest::No => return self.drop_xdp(hook, None),
+            _ if hook.interface.mac.is_none() => {
+                let name = hook.interface.name.clone();
+                return Err(DatapathError::NoXdpWithoutEthernet { name });
+            }
             XdpRequest::IfPossible | XdpRequest::Native => {
                 (LinkKind::Native, self.generation.native_program(), XdpMode::Driver)
             }

@@ -35,6 +35,8 @@ pub struct Redirect {
     pub ports: BTreeMap<u32, [u8; 6]>,
 }
 
+const NO_HEADER: &str = "it is not Ethernet, and what is redirected has an Ethernet header";
+
 impl Redirect {
     /// Redirecting both IP versions from `hooks` to the interface `name`, if all can and the link is
     /// up. What is attached under `pins` is ours.
@@ -61,13 +63,11 @@ impl Redirect {
             let is_ours = [LinkKind::Native, LinkKind::Generic]
                 .iter()
                 .any(|kind| links.contains_key(&(index, *kind)));
-            can_redirect(hook, is_ours).await?;
-            ports.insert(index, hook.interface.mac);
+            ports.insert(index, can_redirect(hook, is_ours).await?);
         }
         let uplink = match Interface::find(name).await {
             Err(DatapathError::NotEthernet { .. }) => {
-                let why = "it is not Ethernet, and what is redirected has an Ethernet header";
-                return Err(refused(name, why));
+                return Err(refused(name, NO_HEADER));
             }
             uplink => uplink?,
         };
@@ -79,10 +79,10 @@ impl Redirect {
         if !uplink.is_up {
             return Err(DatapathError::LinkDown { name: name.to_owned() });
         }
-        let Interface { index, mac, .. } = uplink;
+        let Some(mac) = uplink.mac else { return Err(refused(name, NO_HEADER)) };
         Ok(Self {
             name: name.to_owned(),
-            uplink: index,
+            uplink: uplink.index,
             mac,
             ipv4: true,
             ipv6: true,
@@ -112,10 +112,12 @@ impl Redirect {
     }
 }
 
-/// Whether packets that come in by `hook` can be redirected. `is_ours`: an XDP program on it is.
-async fn can_redirect(hook: &HookRequest, is_ours: bool) -> Result<(), DatapathError> {
+/// The MAC address of `hook`'s interface, if packets that come in there can be redirected. `is_ours`: an
+/// XDP program on it is.
+async fn can_redirect(hook: &HookRequest, is_ours: bool) -> Result<[u8; 6], DatapathError> {
     let HookRequest { interface, xdp, .. } = hook;
-    let Interface { name, xdp_program, is_bond, .. } = interface;
+    let Interface { name, xdp_program, is_bond, mac, .. } = interface;
+    let Some(mac) = mac else { return Err(refused(name, NO_HEADER)) };
     if matches!(xdp, XdpRequest::No | XdpRequest::Generic) {
         return Err(refused(name, "only native XDP redirects, and its hook is another one"));
     }
@@ -129,7 +131,7 @@ async fn can_redirect(hook: &HookRequest, is_ours: bool) -> Result<(), DatapathE
     if !can(interface, ACT_REDIRECT).await? {
         return Err(refused(name, "its driver cannot redirect packets"));
     }
-    Ok(())
+    Ok(*mac)
 }
 
 async fn can(interface: &Interface, what: u64) -> Result<bool, DatapathError> {

@@ -57,7 +57,11 @@ fn run_all(generation: &mut Generation, table: &Table) -> Result<SelfTestReport,
         for program in generation.programs() {
             let expected = match program {
                 Program::Explain => table.decide_frame(&frame, ingress),
-                Program::Xdp | Program::XdpFrags | Program::TcBehindXdp | Program::Tc => expected,
+                Program::Xdp
+                | Program::XdpFrags
+                | Program::TcBehindXdp
+                | Program::Tc
+                | Program::TcIp => expected,
             };
             if compare(generation, *program, &probe, &frame, expected)? == Way::Uplink {
                 report.redirected = report.redirected.saturating_add(1);
@@ -160,7 +164,7 @@ fn compare_counters(
         .filter(|program| matches!(program, Program::Xdp | Program::XdpFrags))
         .count();
     let xdp_programs = u64::try_from(xdp_programs).unwrap_or(u64::MAX);
-    for (map, programs) in COUNTER_MAPS.into_iter().zip([xdp_programs, 1, 1]) {
+    for (map, programs) in COUNTER_MAPS.into_iter().zip([xdp_programs, 1, 2]) {
         let counters = generation.counters(map)?;
         let of_redirecting = COUNTER_REDIRECTED..COUNTER_FIRST_GROUP;
         if redirects && map == COUNTER_MAPS[0] {

@@ -100,6 +100,18 @@ pub struct InterfaceFacts {
     pub advertisements: Option<Advertisements>,
 }
 
+/// What packets of a link begin with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    #[default]
+    Ethernet,
+    /// Their IP header: tun, `WireGuard`, PPP.
+    Ip,
+    /// Anything else.
+    Other,
+}
+
 /// A link as rtnetlink tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -107,8 +119,8 @@ pub struct Link {
     pub index: u32,
     /// Virtual devices have one.
     pub kind: Option<String>,
-    /// Whether its packets begin with an Ethernet header.
-    pub is_ethernet: bool,
+    /// What its packets begin with.
+    pub layer: LinkLayer,
     /// In bytes.
     pub mtu: u32,
     /// Whether it is set up.
@@ -193,12 +205,13 @@ pub struct DnsAnswer {
 }
 
 impl Facts {
-    /// The inside interfaces that are there, with their hook.
+    /// The inside interfaces that are there, with their hook: `auto` is tc where XDP cannot be.
     pub(super) fn inside(&self) -> impl Iterator<Item = (&InterfaceFacts, HookMode, &Link)> {
         self.interfaces.iter().filter_map(|interface| {
             let Role::Inside(hook) = interface.role else { return None };
             let link = interface.link.as_ref().ok()?.as_ref()?;
-            Some((interface, hook, link))
+            let is_tc = hook == HookMode::Auto && link.layer == LinkLayer::Ip;
+            Some((interface, if is_tc { HookMode::Tc } else { hook }, link))
         })
     }
 
@@ -231,7 +244,6 @@ impl Facts {
             role,
             link: Ok(Some(Link {
                 index,
-                is_ethernet: true,
                 mtu: 1500,
                 is_up: true,
                 has_carrier: true,

@@ -5,6 +5,8 @@ use crate::config::HookMode;
 
 /// `NETDEV_XDP_ACT_BASIC`: aborted, drop, pass and tx.
 const BASIC: u64 = 1;
+/// What attaches our programs where they are gone.
+const PUBLISH_ANEW: &str = "breakout365 reload";
 /// What attaches our programs in front of all others.
 const ATTACH_ANEW: &str =
     "systemctl stop breakout365 && breakout365 down && systemctl start breakout365";
@@ -75,12 +77,11 @@ fn metadata(facts: &Facts) -> Finding {
 /// Whether what we have pinned for it is on it, as the kernel says.
 fn attached(facts: &Facts, interface: &InterfaceFacts, link: &Link) -> Finding {
     let (check, name) = (Check::Hook, &interface.name);
-    let restart = "systemctl restart breakout365";
     let pinned = match &interface.pinned {
         Ok(Some(pinned)) => pinned,
         Ok(None) if matches!(facts.metadata, Ok(Some(_))) => {
             let what = format_args!("{name}: a generation is published, and not on it");
-            return Finding::of(check, Severity::Error, what).fixed_by(restart);
+            return Finding::of(check, Severity::Error, what).fixed_by(PUBLISH_ANEW);
         }
         Ok(None) => return Finding::unseen(check, format_args!("{name}: nothing is loaded")),
         Err(why_not) => return Finding::unseen(check, format_args!("{name}: {why_not}")),
@@ -93,14 +94,14 @@ fn attached(facts: &Facts, interface: &InterfaceFacts, link: &Link) -> Finding {
     match at_tc {
         Ok(programs) if !programs.iter().any(|program| program.ours) => {
             let what = format_args!("{name}: our tc program is gone: nothing is marked");
-            return Finding::of(check, Severity::Error, what).fixed_by(restart);
+            return Finding::of(check, Severity::Error, what).fixed_by(PUBLISH_ANEW);
         }
         Ok(_) => {}
         Err(why_not) => return Finding::unseen(check, format_args!("{name}, tc: {why_not}")),
     }
     if pinned.xdp.is_some() && !link.xdp.iter().any(|program| program.ours) {
         let what = format_args!("{name}: our XDP program is gone: tc classifies alone");
-        return Finding::of(check, Severity::Warning, what).fixed_by(restart);
+        return Finding::of(check, Severity::Warning, what).fixed_by(PUBLISH_ANEW);
     }
     Finding::ok(check, pinned)
 }

@@ -1,7 +1,7 @@
 //! What kind of link an interface is, and what the card does to packets before XDP sees them.
 
 use super::system::has_fragments;
-use super::{Check, Facts, Finding, InterfaceFacts, Link, Role, Severity};
+use super::{Check, Facts, Finding, InterfaceFacts, Link, LinkLayer, Role, Severity};
 use crate::config::{Action, HookMode};
 
 /// `NETDEV_XDP_ACT_RX_SG`: the driver gives XDP packets of several buffers (kernel
@@ -19,7 +19,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     }
     for (interface, hook, link) in facts.inside() {
         findings.extend([
-            link_layer(facts, interface, link),
+            link_layer(facts, interface, hook, link),
             bond(facts, interface, link),
             bridge(facts, interface, link),
             vlan(facts, interface, link),
@@ -56,16 +56,23 @@ fn presence(interface: &InterfaceFacts) -> Finding {
     Finding::ok(check, format_args!("{name}: there{kind}"))
 }
 
-fn link_layer(facts: &Facts, interface: &InterfaceFacts, link: &Link) -> Finding {
+fn link_layer(facts: &Facts, interface: &InterfaceFacts, hook: HookMode, link: &Link) -> Finding {
     let (check, name) = (Check::LinkLayer, &interface.name);
-    if link.is_ethernet {
-        return Finding::ok(check, format_args!("{name}: Ethernet"));
-    }
     let kind = link.kind.as_deref().unwrap_or("no Ethernet");
-    let what = format_args!(
-        "{name}: {kind}, no Ethernet device: no hook goes on it, what comes in by it is inspected; \
-         name the Ethernet interfaces that traffic comes in by"
-    );
+    let what = match link.layer {
+        LinkLayer::Ethernet => return Finding::ok(check, format_args!("{name}: Ethernet")),
+        LinkLayer::Ip if hook == HookMode::Tc => {
+            let what = format_args!("{name}: {kind}, no Ethernet header: tc classifies");
+            return Finding::ok(check, what);
+        }
+        LinkLayer::Ip => {
+            format!("{name}: {kind}, no Ethernet header: XDP cannot classify; use hook = \"auto\"")
+        }
+        LinkLayer::Other => format!(
+            "{name}: {kind}, no Ethernet device: no hook goes on it, what comes in by it is \
+             inspected; name the Ethernet interfaces that traffic comes in by"
+        ),
+    };
     Finding::of(check, Severity::Error, what).fixed_by(facts.edit())
 }
 
@@ -210,7 +217,11 @@ mod tests {
     #[test]
     fn kinds_of_links_are_told() {
         assert_eq!(spoilt(|it| it.link = Ok(None)).told(Severity::Error), ["interface"]);
-        let tun = link(|link| (link.is_ethernet, link.kind) = (false, Some("tun".into())));
+        let gre = link(|link| (link.layer, link.kind) = (LinkLayer::Other, Some("gre".into())));
+        assert_eq!(gre.told(Severity::Error), ["link-layer"]);
+        let mut tun = link(|link| link.layer = LinkLayer::Ip);
+        assert!(tun.told(Severity::Error).is_empty());
+        tun.interfaces[0].role = Role::Inside(HookMode::Xdp);
         assert_eq!(tun.told(Severity::Error), ["link-layer"]);
         for (kind, name) in [("bond", "bond"), ("bridge", "bridge")] {
             let member = link(|link| link.member_of = Some(("m0".into(), kind.into())));

@@ -17,7 +17,7 @@ mod system;
 
 pub use facts::{
     Advertisements, BpfFacts, DnsAnswer, Facts, Flowtable, Forwarding, Habits, InterfaceFacts,
-    Link, Metadata, Program, Role, Seen,
+    Link, LinkLayer, Metadata, Program, Role, Seen,
 };
 pub use finding::{Check, Finding, Report, Severity};
 pub use gather::{Ask, gather};

@@ -10,8 +10,8 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 
-use super::super::{Link, Program, Seen};
-use crate::datapath::Attached;
+use super::super::{Link, LinkLayer, Program, Seen};
+use crate::datapath::{Attached, has_no_header};
 
 /// What our programs' names begin with.
 const OURS: &str = "b365_";
@@ -43,7 +43,11 @@ impl Links {
         let index = message.header.index;
         let mut link = Link {
             index,
-            is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            layer: match message.header.link_layer_type {
+                LinkLayerType::Ether => LinkLayer::Ethernet,
+                kind if has_no_header(kind) => LinkLayer::Ip,
+                _ => LinkLayer::Other,
+            },
             kind: kind_of(message),
             is_up: message.header.flags.contains(LinkFlags::Up),
             has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
