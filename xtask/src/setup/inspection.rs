@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use super::apt::Apt;
+use super::mirror::{Origin, origins};
 use super::{say, show};
-use crate::process::{command, find, run};
+use crate::process::find;
 
 /// Commands and files, the Debian package each is in, and what for.
 const PROGRAMS: [(&str, &str, &str); 4] = [
@@ -55,7 +56,7 @@ fn suricata(apt: &Apt) {
         apt.install(&[SURICATA]).err().iter().for_each(show);
         return;
     }
-    let Some((release, address)) = debian() else {
+    let Some((release, address)) = origins().ok().as_deref().and_then(release) else {
         say("no", "source of Debian's is known to apt, so no backports either");
         return;
     };
@@ -76,20 +77,10 @@ fn suricata(apt: &Apt) {
 }
 
 /// Code name of the release that this machine's packages come from, and the address of its mirror.
-fn debian() -> Option<(String, String)> {
-    let format = "$(LABEL) $(CODENAME) $(REPO_URI)";
-    let printed =
-        run(command("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]));
-    release(&printed.ok()?.stdout)
-}
-
-fn release(printed: &str) -> Option<(String, String)> {
-    printed.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        let (label, release, address) = (words.next()?, words.next()?, words.next()?);
-        let is_release = label == "Debian" && !release.contains('-');
-        is_release.then(|| (release.to_owned(), address.to_owned()))
-    })
+fn release(origins: &[Origin]) -> Option<(String, String)> {
+    let is_release = |origin: &&Origin| origin.label == "Debian" && !origin.suite.contains('-');
+    let release = origins.iter().find(is_release)?;
+    Some((release.suite.clone(), release.address.clone()))
 }
 
 fn source(address: &str, suite: &str) -> String {
@@ -107,16 +98,23 @@ mod tests {
 
     #[test]
     fn backports_are_looked_for_where_the_release_comes_from() {
-        let printed = "Other nodistro https://other.example/\n\
-                       Debian-Security bookworm-security http://mirror.example/security/\n\
-                       Debian bookworm-updates http://mirror.example/debian/\n\
-                       Debian bookworm http://mirror.example/debian/\n";
-        let (release, address) = release(printed).unwrap();
+        let origin = |label: &str, suite: &str, address: &str| Origin {
+            label: label.to_owned(),
+            suite: suite.to_owned(),
+            address: address.to_owned(),
+        };
+        let origins = [
+            origin("Other", "nodistro", "https://other.example/"),
+            origin("Debian-Security", "bookworm-security", "http://mirror.example/security/"),
+            origin("Debian", "bookworm-updates", "http://mirror.example/debian/"),
+            origin("Debian", "bookworm", "http://mirror.example/debian/"),
+        ];
+        let (release, address) = release(&origins).unwrap();
         assert_eq!((&*release, &*address), ("bookworm", "http://mirror.example/debian/"));
         let source = source(&address, "bookworm-backports");
         assert!(
             source.contains("\nURIs: http://mirror.example/debian/\nSuites: bookworm-backports\n")
         );
-        assert!(super::release("Ubuntu noble http://mirror.example/ubuntu/\n").is_none());
+        assert_eq!(super::release(&origins[..3]), None);
     }
 }

@@ -10,6 +10,7 @@ mod apt;
 mod compiler;
 mod inspection;
 mod linker;
+mod mirror;
 mod tools;
 
 use std::env;
@@ -23,6 +24,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::process::Failed;
 use apt::Apt;
 use compiler::Source;
+pub(crate) use mirror::origins;
 pub(crate) use tools::{
     cargo_deb, cargo_deny, cargo_fuzz, cargo_generate_rpm, emulator, packaging, system_image,
 };

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use super::series::Series;
 use super::step;
 use crate::process::{Printed, command, run};
+use crate::setup::origins;
 
 /// The package that depends on the newest kernel of a suite. The flavour for virtual machines: it
 /// has what is needed, and half the size.
@@ -69,15 +70,10 @@ struct Archive {
 impl Archive {
     /// The mirror that this machine's packages come from.
     fn of_this_machine() -> Result<Self> {
-        let printed = run(command("apt-get").args([
-            "indextargets",
-            "--format",
-            "$(LABEL) $(REPO_URI)",
-            "Created-By: Packages",
-        ]))?;
+        let origins = origins()?;
         let labelled = |label: &str| {
-            let mut addresses = printed.stdout.lines().filter_map(|line| line.rsplit_once(' '));
-            addresses.find(|(of, _)| *of == label).map(|(_, address)| address.to_owned())
+            let origin = origins.iter().find(|origin| origin.label == label);
+            origin.map(|origin| origin.address.clone())
         };
         let main =
             labelled("Debian").context("apt has no source of Debian's, or no lists of it")?;
