@@ -239,6 +239,16 @@ check "it restarts" systemctl restart $unit
 check "it is another process" another_pid
 check "no packet went unmarked" without_gap
 
+phase=refused
+echo nonsense >>$config
+from_here
+check "a restart with a bad configuration fails" not systemctl restart $unit
+sleep 3
+check "it is not tried again" has ActiveState failed
+check "what was published marks on meanwhile" without_gap
+configure 'masquerade = true'
+check "mended, it starts" systemctl start $unit
+
 phase=watchdog
 drop_in WatchdogSec=8s
 systemctl restart $unit
