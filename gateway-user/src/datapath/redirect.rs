@@ -52,7 +52,7 @@ impl Redirect {
         };
         let uplink = match Interface::find(name).await {
             Err(DatapathError::NotEthernet { .. }) => {
-                let why = "it is not Ethernet, and what is redirected has an Ethernet header";
+                let why = "not an Ethernet device, and what is redirected has an Ethernet header";
                 return Err(refused(name, why.to_owned()));
             }
             uplink => uplink?,
