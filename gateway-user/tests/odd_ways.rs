@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use support::network::{DIRECT, EGRESS, Flow, INSPECTED, Network, config, join};
 use support::product::{Daemon, Product};
 use support::wait_until;
-use xtask::testbed::Namespace;
+use xtask::testbed::{Namespace, uninterrupted};
 
 const EXCLUDE: &str =
     "[[policy.exclude]]\nname = \"some\"\nprefixes = [\"40.96.0.0/16\", \"2603:1006::/48\"]\n";
@@ -193,7 +193,7 @@ fn a_flow_that_begins_with_fragments_is_inspected_whole_and_a_direct_one_stays_d
             let Flow::Udp(socket) = flow else { panic!("no UDP") };
             socket.send(&[0; 4000]).unwrap();
             let mut answer = [0; 64];
-            let length = socket.recv(&mut answer).unwrap();
+            let length = uninterrupted(|| socket.recv(&mut answer)).unwrap();
             String::from_utf8_lossy(&answer[..length]).split(' ').next().unwrap().to_owned()
         };
         let fragments = || {

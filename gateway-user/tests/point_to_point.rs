@@ -105,6 +105,6 @@ fn redirecting_to_a_point_to_point_link_is_refused_by_name() {
     let product = network.product();
     let egress = LEARNED.replace("masquerade = true", "action = \"redirect\"");
     product.configure(&config(&egress));
-    let words = &["up0", "it is not Ethernet"];
+    let words = &["up0", "not an Ethernet device"];
     product.assert_refused(&["run"], Exit::Interface as i32, words);
 }

@@ -35,7 +35,7 @@ pub struct Redirect {
     pub ports: BTreeMap<u32, [u8; 6]>,
 }
 
-const NO_HEADER: &str = "it is not Ethernet, and what is redirected has an Ethernet header";
+const NO_HEADER: &str = "not an Ethernet device, and what is redirected has an Ethernet header";
 
 impl Redirect {
     /// Redirecting both IP versions from `hooks` to the interface `name`, if all can and the link is

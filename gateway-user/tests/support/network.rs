@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use ipnet::IpNet;
-use xtask::testbed::{BpfFs, EchoServers, End, Namespace, Offloads, link};
+use xtask::testbed::{BpfFs, EchoServers, End, Namespace, Offloads, link, uninterrupted};
 
 use super::product::{Product, with_hook};
 use super::{CLIENT, LAN, PATIENCE, Site, wait_until};
@@ -164,7 +164,7 @@ impl Flow {
     /// What a TCP client hears that says nothing and waits, in small letters.
     pub(crate) fn wait(&mut self) -> String {
         let Self::Tcp(stream) = self else { panic!("no TCP") };
-        match stream.read(&mut [0]) {
+        match uninterrupted(|| stream.read(&mut [0])) {
             Ok(length) => format!("{length} bytes"),
             Err(error) => error.to_string().to_lowercase(),
         }
@@ -174,8 +174,14 @@ impl Flow {
     pub(crate) fn answer(&mut self) -> String {
         let mut answer = [0; 128];
         let length = match self {
-            Self::Tcp(stream) => stream.write_all(b".").and_then(|()| stream.read(&mut answer)),
-            Self::Udp(socket) => socket.send(b".").and_then(|_| socket.recv(&mut answer)),
+            Self::Tcp(stream) => {
+                let sent = stream.write_all(b".");
+                sent.and_then(|()| uninterrupted(|| stream.read(&mut answer)))
+            }
+            Self::Udp(socket) => {
+                let sent = socket.send(b".");
+                sent.and_then(|_| uninterrupted(|| socket.recv(&mut answer)))
+            }
         };
         match length {
             Ok(length) => String::from_utf8_lossy(&answer[..length]).into_owned(),

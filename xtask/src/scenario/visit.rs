@@ -19,6 +19,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::http::{self, Message};
 use super::origin::WAY;
 use super::site::{Family, MEDIA_PORT, Site};
+use crate::testbed::uninterrupted;
 
 /// What a proxy that injects them tells Microsoft about tenants.
 pub(super) const TENANT_HEADER: &str = "Restrict-Access-To-Tenants";
@@ -134,7 +135,7 @@ impl Visit {
         socket.connect(self.to)?;
         socket.send(self.upload.as_deref().unwrap_or(".").as_bytes())?;
         let mut answer = [0; 128];
-        let length = socket.recv(&mut answer)?;
+        let length = uninterrupted(|| socket.recv(&mut answer))?;
         let way = String::from_utf8_lossy(&answer[..length]).into_owned();
         Ok(Seen(vec![way]))
     }

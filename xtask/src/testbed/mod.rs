@@ -17,6 +17,7 @@ mod namespace;
 mod process;
 mod scratch;
 mod servers;
+mod uninterrupted;
 mod wire;
 
 pub use bpffs::BpfFs;
@@ -28,4 +29,5 @@ pub use namespace::Namespace;
 pub use process::Process;
 pub use scratch::Scratch;
 pub use servers::{EchoServers, RunningServers, ask, listen_v6};
+pub use uninterrupted::uninterrupted;
 pub use wire::Wire;

@@ -20,7 +20,7 @@ use nix::sys::socket::{
     SockaddrIn6, SockaddrStorage, bind, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
 
-use super::{Namespace, Protocol};
+use super::{Namespace, Protocol, uninterrupted};
 
 /// TCP and UDP servers on many ports of every local address, both families. A connection or a
 /// datagram is answered with one line, the peer's address and port; a datagram's answer comes
@@ -182,7 +182,7 @@ pub fn ask(
             socket.connect(destination)?;
             socket.send(&vec![b'.'; payload])?;
             let mut answer = vec![0; 128];
-            let length = socket.recv(&mut answer).map_err(|error| {
+            let length = uninterrupted(|| socket.recv(&mut answer)).map_err(|error| {
                 let late = error.kind() == ErrorKind::WouldBlock;
                 if late { ErrorKind::TimedOut.into() } else { error }
             })?;
