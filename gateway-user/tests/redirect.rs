@@ -609,7 +609,9 @@ fn a_family_whose_probes_fail_is_not_redirected_and_the_other_one_still_is() {
 fn a_family_that_is_closed_is_not_redirected_even_where_no_generation_can_follow() {
     let network = Network::new();
     let product = network.product();
-    product.configure(&config(&format!("{EGRESS}{HEALTH}")));
+    // Late answers of a busy machine are none of its business.
+    let health = HEALTH.replace("200ms", "1s").replace("fall = 3\nrise = 4", "fall = 2\nrise = 1");
+    product.configure(&config(&format!("{EGRESS}{health}")));
     let daemon = product.start();
     network.wait_for_neighbours();
     network.assert_it_redirects();
