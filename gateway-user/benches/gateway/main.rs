@@ -3,8 +3,10 @@
 //!
 //! Frames come from another namespace over a veth pair, as they would from a card: the kernel makes
 //! them (`BPF_F_TEST_XDP_LIVE_FRAMES`), in batches that fit into the pair's ring. A sink behind each
-//! way out takes and counts them. Run it by `cargo xtask bench gateway`.
+//! way out takes and counts them. Then downloads, through inspection systems and past them. Run it by `cargo xtask bench gateway`.
 
+mod clock;
+mod rates;
 mod report;
 mod rig;
 mod way;
@@ -13,6 +15,7 @@ use std::io::{self, Write as _};
 
 use anyhow::Result;
 
+use clock::Clock;
 use report::Report;
 use rig::Rig;
 use way::Way;
@@ -24,6 +27,7 @@ const QUICK_ROUNDS: usize = 7;
 fn main() -> Result<()> {
     let json = std::env::args().any(|argument| argument == "--json");
     let quick = std::env::args().any(|argument| argument == "--quick");
+    let clock = Clock::new()?;
     let mut rigs = Vec::new();
     for way in Way::ALL {
         eprintln!("making {}", way.name());
@@ -31,17 +35,22 @@ fn main() -> Result<()> {
     }
     // The first turn fills caches, neighbour tables and conntrack.
     for (_, rig, _) in &mut rigs {
-        rig.turn()?;
+        rig.turn(&clock)?;
     }
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
     let mut random: u64 = 365;
     for _ in 0..rounds {
         shuffle(&mut rigs, &mut random);
         for (_, rig, samples) in &mut rigs {
-            samples.push(rig.turn()?);
+            samples.push(rig.turn(&clock)?);
         }
     }
-    let report = Report::new(rigs.into_iter().map(|(way, _, samples)| (way, samples)));
+    let overrun = rigs.iter().map(|(_, rig, _)| rig.overrun).sum();
+    let rows = rigs.into_iter().map(|(way, _, samples)| (way, samples));
+    // Their namespaces are gone by then.
+    let rows: Vec<_> = rows.collect();
+    let (rates, missing) = rates::measure(quick)?;
+    let report = Report::new(rows.into_iter(), overrun, rates, missing);
     let mut out = io::stdout().lock();
     if json {
         writeln!(out, "{}", report.json()?)?;

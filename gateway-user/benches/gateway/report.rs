@@ -6,9 +6,10 @@ use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
+use crate::rates::Rate;
 use crate::way::{Hook, Way};
 
-/// One way's figures, in nanoseconds per packet.
+/// One way's figures, in nanoseconds of CPU time per packet.
 #[derive(Debug, Serialize)]
 struct Row {
     way: &'static str,
@@ -31,11 +32,19 @@ pub(crate) struct Report {
     rounds: usize,
     rows: Vec<Row>,
     targets: Vec<Target>,
-    not_measured: [&'static str; 1],
+    rates: Vec<Rate>,
+    /// Turns that were done again, because rings of veth pairs were full.
+    overrun: usize,
+    not_measured: Vec<String>,
 }
 
 impl Report {
-    pub(crate) fn new(measured: impl Iterator<Item = (Way, Vec<f64>)>) -> Self {
+    pub(crate) fn new(
+        measured: impl Iterator<Item = (Way, Vec<f64>)>,
+        overrun: usize,
+        rates: Vec<Rate>,
+        not_measured: Vec<String>,
+    ) -> Self {
         let mut samples: BTreeMap<Way, Vec<f64>> = measured.collect();
         for all in samples.values_mut() {
             all.sort_by(f64::total_cmp);
@@ -52,7 +61,8 @@ impl Report {
             median: median(way),
             over_plain: minimum(way) - plain,
         });
-        Self { rounds, rows: rows.collect(), targets: targets(&minimum), not_measured: LEFT_OUT }
+        let targets = targets(&minimum);
+        Self { rounds, rows: rows.collect(), targets, rates, overrun, not_measured }
     }
 
     pub(crate) fn json(&self) -> Result<String> {
@@ -62,7 +72,7 @@ impl Report {
     pub(crate) fn text(&self) -> String {
         let mut rows = Table::new();
         rows.load_style(presets::NOTHING);
-        rows.set_header(["ns per packet", "minimum", "median", "over plain"]);
+        rows.set_header(["ns of CPU per packet", "minimum", "median", "over plain"]);
         for row in &self.rows {
             let figures = [row.minimum, row.median, row.over_plain].map(|ns| format!("{ns:.0}"));
             rows.add_row([row.way.to_owned()].into_iter().chain(figures));
@@ -75,12 +85,26 @@ impl Report {
             let figures = [format!("{wanted:.1}"), format!("{reached:.1}"), word.to_owned()];
             targets.add_row([(*what).to_owned()].into_iter().chain(figures));
         }
-        let left_out = self.not_measured.join("\n");
-        format!("{rows}\n\n{targets}\n\n{} rounds\nnot measured: {left_out}", self.rounds)
+        let mut rates = Table::new();
+        rates.load_style(presets::NOTHING);
+        rates.set_header(["MiB/s of a download", "inspected", "direct", "times"]);
+        for Rate { inspector, inspected, direct, ratio } in &self.rates {
+            let figures =
+                [format!("{inspected:.0}"), format!("{direct:.0}"), format!("{ratio:.1}")];
+            rates.add_row([(*inspector).to_owned()].into_iter().chain(figures));
+        }
+        let mut left_out = String::new();
+        for what in &self.not_measured {
+            left_out += "\nnot measured: ";
+            left_out += what;
+        }
+        format!(
+            "{rows}\n\n{targets}\n\n{rates}\n\n{} rounds; {} turns were done again for full \
+             rings{left_out}",
+            self.rounds, self.overrun
+        )
     }
 }
-
-const LEFT_OUT: [&str; 1] = ["transfer rates through squid and Suricata against direct"];
 
 fn targets(ns: &impl Fn(Way) -> f64) -> Vec<Target> {
     let ours = |hook, direct, firewall| ns(Way::Ours { hook, direct, firewall });

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, PerCpuArray};
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramFd, Xdp, XdpMode};
@@ -20,6 +20,7 @@ use gateway_user::policy::{Rule, Table};
 use nix::net::if_::if_nametoindex;
 use xtask::testbed::{BpfFs, End, Namespace, Offloads, link};
 
+use crate::clock::Clock;
 use crate::way::{Hook, MARK, Way, prefixes};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/breakout365-bench-ebpf"));
@@ -27,6 +28,8 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/breakou
 const PACKETS: u32 = 1 << 16;
 /// How long the last packets of a turn may be on their way.
 const LATE: Duration = Duration::from_secs(2);
+/// How often a turn is done again in a row.
+const AGAIN: usize = 20;
 
 pub(crate) struct Rig {
     way: Way,
@@ -36,9 +39,12 @@ pub(crate) struct Rig {
     frame: Vec<u8>,
     direct: Sink,
     other: Sink,
-    _gateway: Namespace,
+    gateway: Namespace,
     _sink: Namespace,
     _bpffs: BpfFs,
+    _floor: Option<(Ebpf, FdLink)>,
+    /// Turns that were done again, because the rings were full.
+    pub(crate) overrun: usize,
 }
 
 /// What counts behind one way out.
@@ -67,6 +73,7 @@ impl Rig {
         if let Way::Ours { hook, .. } = way {
             gateway.enter(|| publish(hook, &Pins::new(bpffs.pins())))??;
         }
+        let floor = if way == Way::Floor { Some(floor(&gateway)?) } else { None };
         let from = source.enter(|| if_nametoindex("src0"))??;
         let (feeder, frame) = (feeder(way, from)?, frame()?);
         Ok(Self {
@@ -77,52 +84,85 @@ impl Rig {
             frame,
             direct,
             other,
-            _gateway: gateway,
+            gateway,
             _sink: sink,
             _bpffs: bpffs,
+            _floor: floor,
+            overrun: 0,
         })
     }
 
-    /// Nanoseconds per packet of one turn, in which every packet came where it should.
-    pub(crate) fn turn(&mut self) -> Result<f64> {
-        let (direct, other) = (self.direct.came()?, self.other.came()?);
+    /// Nanoseconds of CPU time per packet of one turn, in which every packet came where it should. One in which a
+    /// ring of a veth pair was full is done again: on a machine that has other things to do, nobody may
+    /// empty the 256 places of it in time.
+    pub(crate) fn turn(&mut self, clock: &Clock) -> Result<f64> {
+        for _ in 0..AGAIN {
+            if let Some(nanoseconds) = self.once(clock)? {
+                return Ok(nanoseconds);
+            }
+            self.overrun += 1;
+        }
+        bail!("{}: rings were full in {AGAIN} turns; let the machine do less", self.way.name())
+    }
+
+    /// `None` where packets are missing that rings had no room for, all of them.
+    fn once(&self, clock: &Clock) -> Result<Option<f64>> {
+        let (direct, other, full) = (self.direct.came()?, self.other.came()?, self.full()?);
         let right = |sink: &Sink, before: u64| -> Result<u64> { Ok(sink.came()? - before) };
         let program: &ProgramFd = self.feeder.program("bench_send").context("bench_send")?.fd()?;
         let (source, frame, from) = (&self.source, &self.frame, self.from);
         let took = source.enter(|| -> Result<Duration> {
-            let started = Instant::now();
+            let before = clock.now()?;
             run_live(program.as_fd(), frame, from, PACKETS)?;
-            Ok(started.elapsed())
+            Ok(clock.now()?.saturating_sub(before))
         })??;
+        let all = u64::from(PACKETS);
         let deadline = Instant::now() + LATE;
-        let came = loop {
+        let (came, full) = loop {
             let came = [right(&self.direct, direct)?, right(&self.other, other)?];
-            if came.iter().sum::<u64>() >= u64::from(PACKETS) || Instant::now() > deadline {
-                break came;
+            let full = self.full()? - full;
+            if came.iter().sum::<u64>() + full >= all || Instant::now() > deadline {
+                break (came, full);
             }
             sleep(Duration::from_millis(1));
         };
-        let all = u64::from(PACKETS);
-        let expected = if self.way.is_direct() { [all, 0] } else { [0, all] };
+        let expected = if self.way.is_direct() { [all - full, 0] } else { [0, all - full] };
         ensure!(
             came == expected,
-            "{}: {came:?} packets came by the uplink and the other way, not {expected:?}",
+            "{}: {came:?} packets came by the uplink and the other way, not {expected:?}; {full} found \
+             no room in a ring",
             self.way.name()
         );
-        Ok(took.as_secs_f64() * 1e9 / f64::from(PACKETS))
+        Ok((full == 0).then(|| took.as_secs_f64() * 1e9 / f64::from(PACKETS)))
+    }
+
+    /// Packets that found no room in the ring of a veth pair, on the way to the gateway or out of it.
+    fn full(&self) -> Result<u64> {
+        let mut sum = 0;
+        for (namespace, interface) in
+            [(&self.source, "src0"), (&self.gateway, "up0"), (&self.gateway, "insp0")]
+        {
+            let text = namespace.run(&format!("ip -json -stats link show dev {interface}"))?;
+            let links: serde_json::Value = serde_json::from_str(&text)?;
+            sum += links[0]["stats64"]["tx"]["dropped"].as_u64().context("no count of drops")?;
+            // Those that XDP sends, whose sender is not told.
+            let text = namespace.run(&format!("ethtool -S {interface}"))?;
+            for line in text.lines() {
+                if let Some((name, count)) = line.trim().split_once(": ")
+                    && name.ends_with("_xdp_xmit_errors")
+                {
+                    sum += count.parse::<u64>()?;
+                }
+            }
+        }
+        Ok(sum)
     }
 }
 
 impl Sink {
     fn new(namespace: &Namespace, interface: &str) -> Result<Self> {
         let mut ebpf = Ebpf::load(OBJECT)?;
-        let link = namespace.enter(|| -> Result<FdLink> {
-            let program: &mut Xdp =
-                ebpf.program_mut("bench_sink").context("bench_sink")?.try_into()?;
-            program.load()?;
-            let id = program.attach(interface, XdpMode::Driver)?;
-            Ok(program.take_link(id)?.try_into()?)
-        })??;
+        let link = attach(&mut ebpf, "bench_sink", namespace, interface)?;
         Ok(Self { ebpf, _link: link })
     }
 
@@ -132,7 +172,29 @@ impl Sink {
     }
 }
 
-fn join(one: (&Namespace, &str), other: (&Namespace, &str), number: u8) -> Result<()> {
+fn attach(
+    ebpf: &mut Ebpf,
+    program: &'static str,
+    namespace: &Namespace,
+    interface: &str,
+) -> Result<FdLink> {
+    namespace.enter(|| -> Result<FdLink> {
+        let program: &mut Xdp = ebpf.program_mut(program).context(program)?.try_into()?;
+        program.load()?;
+        let id = program.attach(interface, XdpMode::Driver)?;
+        Ok(program.take_link(id)?.try_into()?)
+    })?
+}
+
+/// What sends everything on from `lan0` to `up0`.
+fn floor(gateway: &Namespace) -> Result<(Ebpf, FdLink)> {
+    let to = gateway.enter(|| if_nametoindex("up0"))??;
+    let mut ebpf = EbpfLoader::new().override_global("SEND_TO", &to, true).load(OBJECT)?;
+    let link = attach(&mut ebpf, "bench_forward", gateway, "lan0")?;
+    Ok((ebpf, link))
+}
+
+pub(crate) fn join(one: (&Namespace, &str), other: (&Namespace, &str), number: u8) -> Result<()> {
     let addresses = |host: u8| [format!("10.0.{number}.{host}/24").parse()];
     let ([ones], [others]) = (addresses(1), addresses(2));
     let (ones, others) = ([ones?], [others?]);

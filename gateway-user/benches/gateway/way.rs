@@ -16,6 +16,7 @@ pub(crate) enum Way {
     Plain,
     PlainAgain,
     Rule,
+    Floor,
     Ours { hook: Hook, direct: bool, firewall: bool },
     NftInterval,
     NftPipapo,
@@ -48,10 +49,11 @@ const fn ours(hook: Hook, direct: bool, firewall: bool) -> Way {
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Plain,
         Self::PlainAgain,
         Self::Rule,
+        Self::Floor,
         ours(Hook::Tc, true, false),
         ours(Hook::Xdp, true, false),
         ours(Hook::Redirect, true, false),
@@ -75,6 +77,7 @@ impl Way {
             Self::Plain => "plain",
             Self::PlainAgain => "plain, once more (A/A)",
             Self::Rule => "plain + one fwmark rule",
+            Self::Floor => "floor: XDP that only sends on",
             Self::Ours { hook: Hook::Tc, direct: true, .. } => "ours, tc mark, direct",
             Self::Ours { hook: Hook::Tc, direct: false, .. } => "ours, tc mark, other traffic",
             Self::Ours { hook: Hook::Xdp, direct: true, firewall: false } => {
@@ -115,7 +118,8 @@ impl Way {
         match self {
             Self::Plain | Self::PlainAgain | Self::Rule | Self::Firewall => false,
             Self::Ours { direct, .. } => direct,
-            Self::NftInterval
+            Self::Floor
+            | Self::NftInterval
             | Self::NftPipapo
             | Self::Ipset
             | Self::IptablesRules
@@ -127,7 +131,7 @@ impl Way {
     /// Puts in place what is not ours.
     pub(crate) fn set_up(self, gateway: &Namespace) -> Result<()> {
         match self {
-            Self::Plain | Self::PlainAgain => Ok(()),
+            Self::Plain | Self::PlainAgain | Self::Floor => Ok(()),
             Self::Rule => rule(gateway),
             Self::Ours { firewall, .. } => {
                 // As the daemon's: the main table but for its default routes goes first.

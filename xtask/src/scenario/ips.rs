@@ -1,61 +1,29 @@
 //! `ips`: Suricata gets what is forwarded from a queue, and drops what contains a marker.
 
-use std::fs;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::chain::ChainFormat;
 use super::network::Rest;
-use super::program::{Program, directory, settled, text_of, wait_until};
+use super::program::{settled, text_of, wait_until};
 use super::site::{Family, MEDIA, OTHER, OUTLOOK, SHAREPOINT, SIGN_IN};
+use super::suricata::{self, InlineSuricata};
 use super::visit::Visit;
-use super::{Script, Stage, text};
+use super::{Script, Stage};
 
-pub(super) const SCRIPT: Script = Script {
-    needs: &[("suricata", "suricata"), ("iptables-restore", "iptables")],
-    rest: Rest::Uplink,
-    categories: &["Optimize"],
-    run,
-};
+pub(super) const SCRIPT: Script =
+    Script { needs: suricata::NEEDS, rest: Rest::Uplink, categories: &["Optimize"], run };
 
 /// What the rule drops.
 const MARKER: &str = "breakout365-marker";
 const HARMLESS: &str = "nothing to hide";
-const QUEUE_NUMBER: u16 = 0;
 
 fn run(stage: &mut Stage) -> Result<()> {
-    let files = directory(&stage.files(), "suricata")?;
-    let rules = files.join("own.rules");
     let rule = format!(
         "drop ip any any -> any any (msg:\"marker\"; content:\"{MARKER}\"; sid:3650001; rev:1;)\n"
     );
-    fs::write(&rules, rule)?;
-    let mut suricata = Program::start(
-        &stage.network.gateway,
-        "suricata",
-        &files,
-        &[
-            "-c",
-            "/etc/suricata/suricata.yaml",
-            // These rules and no others.
-            "-S",
-            text(&rules)?,
-            "-l",
-            text(&files)?,
-            "-q",
-            &QUEUE_NUMBER.to_string(),
-            // Packets between namespaces have no checksums yet.
-            "-k",
-            "none",
-            "--set",
-            "unix-command.enabled=no",
-        ],
-    )?;
-    suricata.wait(|| Ok(queued(stage)?.is_some()))?;
-    let log = files.join("suricata.log");
-    suricata.wait(|| Ok(text_of(&log)?.contains("Engine started")))?;
-    stage.keep_running(suricata)?;
-    stage.load_chains(ChainFormat::Iptables, &[&format!("queue:{QUEUE_NUMBER}")])?;
+    let (files, program) = suricata::run(&stage.network.gateway, &stage.files(), &rule)?;
+    stage.keep_running(program)?;
+    stage.load_chains(ChainFormat::Iptables, &InlineSuricata::CHAINS)?;
 
     // Harmless: a flow that is dropped would send again into what is counted next.
     let before = "selected, before the daemon runs";
@@ -133,16 +101,7 @@ fn written(address: std::net::IpAddr) -> String {
     }
 }
 
-/// Packets that the queue has given out; `None` where nobody takes any. Columns of the kernel's
-/// `nfnetlink_queue.c`: queue, process, length, mode, range, dropped twice, the last packet's number.
-fn queued(stage: &Stage) -> Result<Option<u64>> {
-    let table = stage.network.gateway.run("cat /proc/net/netfilter/nfnetlink_queue")?;
-    let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let own = rows.find(|row| row.first() == Some(&&*QUEUE_NUMBER.to_string()));
-    own.map(|row| Ok(row.get(7).context("a queue without a count")?.parse()?)).transpose()
-}
-
-/// The same, once it has not changed for a moment.
+/// Packets that the queue has given out, once that has not changed for a moment.
 fn quiet(stage: &Stage) -> Result<u64> {
-    settled(|| queued(stage)?.context("suricata has left its queue"))
+    settled(|| InlineSuricata::queued(&stage.network.gateway))
 }

@@ -20,6 +20,7 @@ mod report;
 mod site;
 mod squid;
 mod stage;
+mod suricata;
 mod tls_proxy;
 mod visit;
 
@@ -37,6 +38,7 @@ pub use product::Hook;
 pub use report::Report;
 pub use squid::TransparentSquid;
 pub use stage::Stage;
+pub use suricata::InlineSuricata;
 
 /// Which inspection system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]

@@ -10,7 +10,7 @@ use crate::testbed::Namespace;
 use super::chain::ChainFormat;
 use super::program::{Program, directory, text_of, wait_until};
 use super::site::{Site, hosts_file};
-use super::{Stage, text};
+use super::{Stage, missing, text};
 
 /// Where it takes what TPROXY gives it.
 pub(super) const TPROXY_PORT: u16 = 3129;
@@ -43,6 +43,12 @@ impl TransparentSquid {
         let (squid, program) = Squid::run(gateway, files, "")?;
         ChainFormat::Nft.load(gateway, chains)?;
         Ok(Self { squid, _program: program })
+    }
+
+    /// What is missing on this machine, with what installs it.
+    #[must_use]
+    pub fn missing() -> Option<String> {
+        missing(&[("squid", "squid")])
     }
 
     /// Its access log: one line for each request that has ended.
