@@ -35,7 +35,7 @@ use gateway_common::abi::{
     COUNTER_SELF_CHECKED, COUNTER_SELF_DISAGREED, Sample,
 };
 use gateway_common::{Decision, PacketBytes as _, Reason, Verdict};
-use maps::{Counters, GenerationTables};
+use maps::{Counters, GenerationTables, Place};
 
 /// XDP for packets of one buffer.
 #[xdp]
@@ -93,7 +93,8 @@ const MAX_CHECKED: u32 = 0xffff;
 #[classifier]
 fn b365_tc(ctx: TcContext) -> i32 {
     // Metadata here is not of our XDP program, whatever it says.
-    mark(&ctx, classify_and_count(&SkbPacket(&ctx), Counters::Tc, Sample::TC))
+    let packet = SkbPacket(&ctx);
+    mark(&ctx, classify_and_count(&packet, Counters::Tc.place(&packet), Sample::TC))
 }
 
 /// tc on an interface whose packets begin with their IP header.
@@ -110,13 +111,13 @@ fn b365_explain(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn classify_and_count<P: Frame>(packet: &P, counters: Counters, hook: u32) -> Verdict {
+fn classify_and_count<P: Frame>(packet: &P, place: Place, hook: u32) -> Verdict {
     let counter = classify(packet);
-    counters.add(counter, packet);
+    place.add(counter);
     maps::count_flow(packet, counter);
     log_decision(packet, counter);
     if maps::is_traced() {
-        trace(packet, counters, counter, hook);
+        trace(packet, place.counters, counter, hook);
     }
     abi::verdict_of(counter)
 }
@@ -179,7 +180,7 @@ fn classify_whole_by_window<P: Frame>(packet: &P, counter: u32) -> u32 {
 
 #[inline(always)]
 fn propose<P: Frame>(ctx: &XdpContext, packet: &P) -> u32 {
-    match classify_and_count(packet, Counters::Xdp, Sample::XDP) {
+    match classify_and_count(packet, Counters::Xdp.place(packet), Sample::XDP) {
         Verdict::Direct => propose_direct(ctx, packet),
         Verdict::Inspect => {}
     }
@@ -196,12 +197,13 @@ fn propose_direct<P: Frame>(ctx: &XdpContext, packet: &P) {
 /// What cannot be redirected is marked, as everywhere else.
 #[inline(always)]
 fn redirect_or_propose(ctx: &XdpContext, packet: &XdpFragsPacket<'_>) -> u32 {
-    match classify_and_count(packet, Counters::Xdp, Sample::XDP) {
+    let place = Counters::Xdp.place(packet);
+    match classify_and_count(packet, place, Sample::XDP) {
         Verdict::Direct => {}
         Verdict::Inspect => return XDP_PASS,
     }
     let counter = redirect(packet);
-    Counters::Xdp.add(counter, packet);
+    place.add(counter);
     if counter == COUNTER_REDIRECTED {
         return XDP_REDIRECT;
     }

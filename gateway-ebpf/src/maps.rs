@@ -49,6 +49,12 @@ static SUPPORT_GROUPS: Global<u32> = Global::new(0);
 static UPLINK_V4: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static UPLINK_V6: Global<u32> = Global::new(0);
+/// The first of the interfaces that redirect, which are in `PORTS` as well: mostly there is one.
+#[unsafe(no_mangle)]
+static PORT: Global<u32> = Global::new(0);
+/// Its MAC address, as words in network order.
+#[unsafe(no_mangle)]
+static PORT_MAC: [Global<u16>; 3] = [const { Global::new(0) }; 3];
 /// The next hop that packets of IPv6 are redirected by, as words in network order; all zero is any.
 #[unsafe(no_mangle)]
 static HOP_V6: [Global<u16>; 8] = [const { Global::new(0) }; 8];
@@ -268,6 +274,10 @@ pub(crate) fn next_hop_v6() -> Option<[Word; 8]> {
 /// The MAC address of an interface that redirects.
 #[inline(always)]
 pub(crate) fn port_mac(ifindex: u32) -> Option<[Word; 3]> {
+    if ifindex == PORT.load() {
+        let word = |number: usize| Word::new(PORT_MAC[number].load().to_ne_bytes());
+        return Some([word(0), word(1), word(2)]);
+    }
     let mac = PORTS.get_ptr(ifindex)?;
     // SAFETY: the pointer is to a value of the map, which nobody writes once it is published.
     let mac = unsafe { *mac };
@@ -435,26 +445,49 @@ pub(crate) enum Counters {
     Tc,
 }
 
+/// Where packets of one interface are counted by one kind of hook, and how long this one is: looked up
+/// once for all of its counters.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) counters: Counters,
+    first: u32,
+    length: u32,
+}
+
 impl Counters {
+    /// Where `packet` is counted.
+    #[inline(always)]
+    pub(crate) fn place<P: Frame>(self, packet: &P) -> Place {
+        let ingress = packet.ingress();
+        let bucket = HookBucket::number(ingress, HOOK_MULTIPLIER.load());
+        let first = HookBucket(HOOKS[bucket].load()).first_counter(ingress);
+        Place { counters: self, first, length: packet.length() }
+    }
+
     /// Adds one packet to counter `index` of the hook it came in by. An index without a counter
     /// counts nothing.
     #[inline(always)]
     pub(crate) fn add<P: Frame>(self, index: u32, packet: &P) {
-        let (ingress, length) = (packet.ingress(), packet.length());
-        let bucket = HookBucket::number(ingress, HOOK_MULTIPLIER.load());
-        let first = HookBucket(HOOKS[bucket].load()).first_counter(ingress);
-        let index = first.wrapping_add(index);
-        let counter = match self {
-            Self::Xdp => COUNT_XDP.get_ptr_mut(index),
-            Self::TcBehindXdp => COUNT_TC_XDP.get_ptr_mut(index),
-            Self::Tc => COUNT_TC.get_ptr_mut(index),
+        self.place(packet).add(index);
+    }
+}
+
+impl Place {
+    /// Adds the packet to counter `index`. An index without a counter counts nothing.
+    #[inline(always)]
+    pub(crate) fn add(self, index: u32) {
+        let index = self.first.wrapping_add(index);
+        let counter = match self.counters {
+            Counters::Xdp => COUNT_XDP.get_ptr_mut(index),
+            Counters::TcBehindXdp => COUNT_TC_XDP.get_ptr_mut(index),
+            Counters::Tc => COUNT_TC.get_ptr_mut(index),
         };
         if let Some(counter) = counter {
             // SAFETY: the kernel checked `index`; the slot is this CPU's alone, and neither XDP
             // nor tc ingress interrupts itself on a CPU.
             let counter = unsafe { &mut *counter };
             counter.packets = counter.packets.wrapping_add(1);
-            counter.bytes = counter.bytes.wrapping_add(u64::from(length));
+            counter.bytes = counter.bytes.wrapping_add(u64::from(self.length));
         }
     }
 }

@@ -185,6 +185,7 @@ impl Generation {
         };
         let [uplink_v4, uplink_v6] = setting.redirect.as_ref().map_or([0; 2], Redirect::uplinks);
         let hop_v6 = setting.redirect.as_ref().map_or([0; 8], Redirect::hop_words);
+        let (port, port_mac) = setting.redirect.as_ref().map_or((0, [0; 3]), Redirect::first_port);
         let ports = setting.redirect.as_ref().map_or(0, |redirect| redirect.entries().len());
         let mut loader = EbpfLoader::new();
         loader
@@ -199,6 +200,8 @@ impl Generation {
             .override_global("SUPPORT_GROUPS", &windows.groups, true)
             .override_global("UPLINK_V4", &uplink_v4, true)
             .override_global("UPLINK_V6", &uplink_v6, true)
+            .override_global("PORT", &port, true)
+            .override_global("PORT_MAC", port_mac.as_slice(), true)
             .override_global("HOP_V6", hop_v6.as_slice(), true)
             .override_global("INDEX_V4", index_v4.as_slice(), true)
             .override_global("INDEX_V6", index_v6.as_slice(), true)

@@ -102,6 +102,16 @@ impl Redirect {
         self.hop6.map_or([0; 8], |hop| hop.segments().map(u16::to_be))
     }
 
+    /// The first inside interface and its MAC address, as the programs compare it.
+    pub(super) fn first_port(&self) -> (u32, [u16; 3]) {
+        let Some((index, mac)) = self.ports.first_key_value() else { return (0, [0; 3]) };
+        let mut words = [0; 3];
+        for (word, pair) in words.iter_mut().zip(mac.as_chunks::<2>().0) {
+            *word = u16::from_ne_bytes(*pair);
+        }
+        (*index, words)
+    }
+
     /// All entries of the map: also what the self-test's packets come in by, where nothing is ever
     /// attached.
     pub(super) fn entries(&self) -> BTreeMap<u32, [u8; 8]> {
