@@ -406,8 +406,8 @@ impl PacketBytes for SkbPacket<'_> {
     }
 }
 
-/// A packet in tc of a device whose packets have no Ethernet header (tun, WireGuard, PPP). It is shown as
-/// a frame all the same: one whose header has no addresses, and the ethertype that the kernel knows.
+/// A packet in tc of a device whose packets have no Ethernet header (tun, `WireGuard`, PPP). It is shown
+/// as a frame all the same: one whose header has no addresses, and the ethertype that the kernel knows.
 ///
 /// Read by a helper, which finds the IP header wherever it is; and so in a test run, whose packets
 /// do have an Ethernet header.
@@ -475,12 +475,11 @@ impl Frame for IpPacket<'_> {
     #[inline(always)]
     fn head(&self) -> ([u8; HEAD_BYTES], u32) {
         const LAST: u32 = 63;
-        let (mut head, header) = ([0; HEAD_BYTES], ETHERNET_HEADER as usize);
-        let ethertype = self.ethertype();
-        [head[header - 2], head[header - 1]] = [ethertype.first(), ethertype.second()];
+        let (mut head, ethertype) = ([0; HEAD_BYTES], self.ethertype());
+        [head[12], head[13]] = [ethertype.first(), ethertype.second()];
         // As in `copied_head`.
         let length = (self.length().min(LAST + 1).wrapping_sub(1) & LAST).wrapping_add(1);
-        let to = head[header..].as_mut_ptr().cast();
+        let to = head[ETHERNET_HEADER as usize..].as_mut_ptr().cast();
         // SAFETY: `to` is writable for `length` bytes, 64 at most; the helper fails past the packet's
         // end.
         let status =
