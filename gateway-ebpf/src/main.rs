@@ -100,7 +100,8 @@ fn b365_tc(ctx: TcContext) -> i32 {
 /// tc on an interface whose packets begin with their IP header.
 #[classifier]
 fn b365_tc_ip(ctx: TcContext) -> i32 {
-    mark(&ctx, classify_and_count(&IpPacket(&ctx), Counters::Tc, Sample::TC))
+    let packet = IpPacket(&ctx);
+    mark(&ctx, classify_and_count(&packet, Counters::Tc.place(&packet), Sample::TC))
 }
 
 /// Answers with the counter that a packet would be counted under, and counts nothing. Never
