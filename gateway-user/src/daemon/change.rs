@@ -217,6 +217,17 @@ impl Daemon<'_> {
         plan: Option<&Plan>,
         may_be_away: &BTreeSet<String>,
     ) -> Result<u64, Failure> {
+        // All that waits for it would be as large.
+        Box::pin(self.load_and_publish(revision, trigger, plan, may_be_away)).await
+    }
+
+    async fn load_and_publish(
+        &mut self,
+        revision: Revision,
+        trigger: Trigger,
+        plan: Option<&Plan>,
+        may_be_away: &BTreeSet<String>,
+    ) -> Result<u64, Failure> {
         let (hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
         let inspecting = self.watch.wants_inspection();
         let blueprint = revision.blueprint(inspecting);

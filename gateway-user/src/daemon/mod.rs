@@ -339,7 +339,7 @@ impl Daemon<'_> {
                         deadline.as_secs()
                     ),
                     Some(None) => {
-                        info!(event = "stopped", "stopped; the data plane goes on marking")
+                        info!(event = "stopped", "stopped; the data plane goes on marking");
                     }
                     None => info!(event = "stopped", "stopped; nothing was published"),
                 }
