@@ -169,9 +169,7 @@ fn behind_their_rules_ours_lose_and_the_doctor_says_so() {
     let daemon = product.start();
     network.assert_all_is_inspected();
     let found = findings(&product);
-    assert!(
-        found.iter().any(|(check, how)| check == "rule-order" && how == "warning"),
-        "{found:?}"
-    );
+    // Whether packets have the bits that such a rule asks for, rules do not say.
+    assert!(found.contains(&("rule-order".to_owned(), "note".to_owned())), "{found:?}");
     daemon.terminate();
 }

@@ -186,11 +186,11 @@ impl Translation {
     }
 }
 
-/// Without a control map nothing is published, and nothing redirected.
+/// Without a control map of ours nothing is published, which says why, and nothing redirected.
 fn with_control(pins: &Pins, work: impl FnOnce(&mut Control) -> Result<(), DatapathError>) {
-    let outcome = Control::open(pins)
-        .and_then(|control| control.map_or(Ok(()), |mut control| work(&mut control)));
-    if let Err(problem) = outcome {
+    if let Ok(Some(mut control)) = Control::open(pins)
+        && let Err(problem) = work(&mut control)
+    {
         error!("{problem}");
     }
 }

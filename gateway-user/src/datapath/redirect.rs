@@ -71,6 +71,7 @@ impl Redirect {
             }
             uplink => uplink?,
         };
+        let Some(mac) = uplink.mac else { return Err(refused(name, NO_HEADER)) };
         if !can(&uplink, ACT_NDO_XMIT).await? {
             let why = "its driver takes no XDP frames at the moment (some do only while the port has \
                        an XDP program; of a veth pair, the other end has to have one, or GRO)";
@@ -79,7 +80,6 @@ impl Redirect {
         if !uplink.is_up {
             return Err(DatapathError::LinkDown { name: name.to_owned() });
         }
-        let Some(mac) = uplink.mac else { return Err(refused(name, NO_HEADER)) };
         Ok(Self {
             name: name.to_owned(),
             uplink: uplink.index,

@@ -160,6 +160,7 @@ pub(crate) const ROWS: &[(&str, Before, Outcome)] = &[
         Does("ip -6 rule", "33000:\tfrom all lookup 400"),
     ),
     ("ethtool -K IFACE rxvlan off", Serving, Does("ethtool -k lan1", "rx-vlan-offload: off")),
+    ("ethtool -K IFACE tx off", Serving, Does("ethtool -k lan1", "tx-checksumming: off")),
     // A list that changes too much.
     ("breakout365 plan reject ID", Waiting, Says(" is rejected")),
     ("breakout365 plan accept ID", Waiting, Says(" serves 1 prefixes")),
