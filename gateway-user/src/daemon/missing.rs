@@ -61,12 +61,12 @@ impl Daemon<'_> {
 
     /// Publishes anew where something was detached. An interface that is away has its own messages.
     pub(super) async fn look_at_hooks(&mut self) {
-        let now = match attached_now(self.lock.pins()).await {
-            Ok(now) => now,
-            Err(failure) => return error!("hooks were not looked at: {failure}"),
-        };
-        let mut missing = self.missing(&now);
-        missing.retain(|hook| hook.what != INTERFACE);
+        let mut missing = self.detached().await;
+        if !missing.is_empty() {
+            // The hooks of an interface that goes may be gone before its message is read.
+            self.follow_interfaces().await;
+            missing = self.detached().await;
+        }
         for MissingHook { interface, what } in self.hooked.news(&missing) {
             let name = carrier_name(what);
             warn!(
@@ -79,6 +79,20 @@ impl Daemon<'_> {
         if !missing.is_empty() {
             self.publish_again("a hook was gone").await;
         }
+    }
+
+    /// What is missing of interfaces that are there; nothing where that cannot be seen.
+    async fn detached(&self) -> Vec<MissingHook> {
+        let now = match attached_now(self.lock.pins()).await {
+            Ok(now) => now,
+            Err(failure) => {
+                error!("hooks were not looked at: {failure}");
+                return Vec::new();
+            }
+        };
+        let mut missing = self.missing(&now);
+        missing.retain(|hook| hook.what != INTERFACE);
+        missing
     }
 }
 
