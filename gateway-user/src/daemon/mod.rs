@@ -4,10 +4,11 @@
 //! that came back included, is a new generation; there is no second mechanism. `change` decides
 //! what becomes one, `way_out` makes the way for what it marks, `redirect` is whether XDP goes it
 //! alone, `missing` is what somebody has detached, `pending` and `trial` are what waits for a person,
-//! `windows` is what a person opens for some clients for some time, `watch` asks the feed's source, `heartbeat` is the sign of life that packets
-//! go direct by, `tally` adds counters up, `control` and `observer` are the two sockets, `service` is
-//! what the service manager hears, `journal` is what is left to read, `failed_start` is what becomes of
-//! an earlier daemon's generation where this one ends with a failure.
+//! `windows` is what a person opens for some clients for some time, `watch` asks the feed's source,
+//! `heartbeat` is the sign of life that packets go direct by, `tally` adds counters up, `control` and
+//! `observer` are the two sockets, `service` is what the service manager hears, `journal` is what is left
+//! to read, `failed_start` is what becomes of an earlier daemon's generation where this one ends with a
+//! failure.
 
 mod change;
 mod collisions;
