@@ -6,6 +6,7 @@ use std::io;
 use serde_json::Value;
 
 use super::{Collision, Ours, RuleFacts, iptables, nft, rules};
+use crate::egress::Family;
 use crate::program::{NoOutput, run};
 
 /// What was found, and what could not be looked at.
@@ -25,11 +26,7 @@ pub struct Looked {
 /// has made no rule. Long rulesets are read beside everything else.
 pub async fn look(rules: Vec<RuleFacts>, ours: Ours) -> Looked {
     let ruleset = program("nft", &["--json", "list", "ruleset"]).await;
-    // The one of nftables does not see what the legacy one has made, nor the other way round.
-    let mut saved = Vec::new();
-    for name in ["iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"] {
-        saved.push((name, program(&format!("{name}-save"), &[]).await));
-    }
+    let saved = saved_by_iptables().await;
     let looked = tokio::task::spawn_blocking(move || read(&rules, ours, ruleset, saved));
     looked
         .await
@@ -43,7 +40,7 @@ fn read(
     rules: &[RuleFacts],
     ours: Ours,
     ruleset: Printed,
-    saved: Vec<(&'static str, Printed)>,
+    saved: Vec<(&'static str, Family, Printed)>,
 ) -> Looked {
     let mut looked = Looked { collisions: rules::collisions(rules, ours), ..Looked::default() };
     match ruleset {
@@ -63,7 +60,7 @@ fn read(
         }
         Err(problem) => looked.unseen.push(problem),
     }
-    for (name, saved) in saved {
+    for (name, _, saved) in saved {
         match saved {
             Ok(Some(saved)) => {
                 looked.collisions.extend(iptables::collisions(name, &saved, ours));
@@ -73,6 +70,21 @@ fn read(
         }
     }
     looked
+}
+
+/// The rules of iptables, by the program that has them and its family.
+pub(crate) async fn saved_by_iptables() -> Vec<(&'static str, Family, Printed)> {
+    let mut saved = Vec::new();
+    // The one of nftables does not see what the legacy one has made, nor the other way round.
+    for (name, family) in [
+        ("iptables", Family::V4),
+        ("ip6tables", Family::V6),
+        ("iptables-legacy", Family::V4),
+        ("ip6tables-legacy", Family::V6),
+    ] {
+        saved.push((name, family, program(&format!("{name}-save"), &[]).await));
+    }
+    saved
 }
 
 /// What a program prints; `None` where there is none of this name.

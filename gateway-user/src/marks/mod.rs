@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use crate::config::{Config, Mark};
 
-pub(crate) use live::program;
 pub use live::{Looked, look};
+pub(crate) use live::{program, saved_by_iptables};
 pub use rules::RuleFacts;
 
 /// The bits that are ours: of the packet mark, and of the connection mark, which has `decided` besides.

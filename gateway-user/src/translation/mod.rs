@@ -15,7 +15,7 @@ use rtnetlink::packet_route::address::AddressAttribute;
 
 use crate::config::Egress;
 use crate::egress::Family;
-use crate::marks::program;
+use crate::marks::{program, saved_by_iptables};
 
 /// Chains that a packet goes through after routing, of one table.
 #[derive(Debug, Default)]
@@ -103,15 +103,8 @@ impl Printed {
         // Without the elements of named sets, of which there may be many.
         let nft = program("nft", &["--json", "--terse", "list", "ruleset"]).await?;
         let mut saved = Vec::new();
-        // The one of nftables does not see what the legacy one has made, nor the other way round.
-        for (name, family) in [
-            ("iptables", Family::V4),
-            ("ip6tables", Family::V6),
-            ("iptables-legacy", Family::V4),
-            ("ip6tables-legacy", Family::V6),
-        ] {
-            let printed = program(&format!("{name}-save"), &[]).await?;
-            saved.extend(printed.map(|text| (name, family, text)));
+        for (name, family, printed) in saved_by_iptables().await {
+            saved.extend(printed?.map(|text| (name, family, text)));
         }
         Ok(Self { nft, saved })
     }
