@@ -231,7 +231,7 @@ impl Daemon<'_> {
         let (hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
         let inspecting = self.watch.wants_inspection();
         let blueprint = revision.blueprint(inspecting);
-        let with_windows = Box::pin(self.with_windows(blueprint, &revision, trigger)).await;
+        let with_windows = self.with_windows(blueprint, &revision, trigger).await;
         let (mut blueprint, support) = match with_windows {
             Ok(opened) => opened,
             Err(failure) => {

@@ -147,7 +147,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     daemon.tally.take_over(&daemon.lock);
     heartbeat::look_back(daemon.lock.pins());
     daemon.come_back_to_windows();
-    Box::pin(daemon.start(config, left)).await?;
+    daemon.start(config, left).await?;
     daemon.look_for_collisions();
     daemon.remember();
     // What came before the restart and was held.
@@ -166,7 +166,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         tokio::select! {
             asked = observer.asked() => daemon.tell(asked).await,
             _ = signals.hangup.recv() => daemon.hangup().await,
-            call = control.call() => Box::pin(daemon.answer(call)).await,
+            call = control.call() => daemon.answer(call).await,
             () = links.changed() => {
                 daemon.follow_interfaces().await;
                 daemon.look_at_way_out().await;

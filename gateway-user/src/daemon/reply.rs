@@ -123,7 +123,7 @@ impl Daemon<'_> {
 
     async fn apply(&mut self, within: u64) -> Result<(String, Value), Failure> {
         self.refuse_on_trial()?;
-        let change = match Box::pin(self.try_out(Duration::from_secs(within))).await {
+        let change = match self.try_out(Duration::from_secs(within)).await {
             Ok(change) => change,
             Err(failure) => {
                 self.record_failure(Trigger::Apply, None, &failure.to_string());
