@@ -20,7 +20,7 @@ use gateway_user::observe;
 use ipnet::IpNet;
 use nix::sys::signal::Signal;
 use support::foreign::{Foreign, xdp_program};
-use support::product::{Product, with_hook};
+use support::product::{Daemon, Product, with_hook};
 use support::{CLIENT, LAN, Sender, Site, blueprint, one_table, other_table, wait_until};
 use xtask::testbed::{
     BpfFs, EchoServers, End, Extension, Frame, Namespace, Offloads, Protocol, RunningServers,
@@ -190,6 +190,14 @@ impl Network {
         self.gateway("ip neigh replace 10.36.2.2 lladdr 02:36:00:00:02:02 nud permanent dev up0");
     }
 
+    /// Starts the daemon, and asserts that it redirects once it can.
+    fn start_redirecting(&self, product: &Product<'_>) -> Daemon {
+        let daemon = product.start();
+        self.wait_for_neighbours();
+        self.assert_it_redirects();
+        daemon
+    }
+
     /// Both next hops are known: from then on nothing has to go up the stack for them.
     fn wait_for_neighbours(&self) {
         wait_until("the daemon has the next hops resolved", || {
@@ -317,9 +325,7 @@ fn direct_flows_leave_past_the_stack_and_all_others_take_their_way() {
 fn what_cannot_be_redirected_goes_up_the_stack_marked_and_is_counted_by_its_cause() {
     let network = Network::new();
     let product = network.product();
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     let [v4, v6] = DIRECT;
     let cases: [(&str, Fallback, Vec<u8>); 9] = [
         // Router alert, RFC 2113; ended by padding.
@@ -426,9 +432,7 @@ fn the_stack_answers_for_packets_that_live_no_longer_or_are_too_big() {
 fn a_next_hop_is_resolved_and_kept_so_without_any_traffic() {
     let network = Network::new();
     let product = network.product();
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     network.gateway("ip neigh flush dev up0");
     // What comes at this moment takes the stack.
     let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
@@ -467,9 +471,7 @@ fn a_next_hop_that_does_not_answer_takes_packets_to_the_stack() {
 fn without_a_route_and_where_the_main_table_knows_better_the_stack_decides() {
     let network = Network::new();
     let product = network.product();
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     // A longer prefix in the main table wins as it does for marked packets: LAN, VPN.
     network.gateway("ip route add 40.96.0.0/16 via 10.36.3.2");
     let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
@@ -518,9 +520,7 @@ fn ipv6_is_marked_where_the_main_table_leads_to_another_router_by_the_same_uplin
 fn an_uplink_that_goes_down_is_not_redirected_to_with_the_daemon_or_without() {
     let network = Network::new();
     let product = network.product();
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     network.gateway("ip link set up0 down");
     network.assert_all_is_inspected();
     daemon.wait_for_log("direct packets are marked until this is over", 1);
@@ -575,9 +575,7 @@ fn a_family_whose_probes_fail_is_not_redirected_and_the_other_one_still_is() {
     let network = Network::new();
     let product = network.product();
     product.configure(&config(&format!("{EGRESS}{HEALTH}")));
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     let mut flows = lasting(&network);
     for flow in &mut flows {
         echo(flow).unwrap();
@@ -612,9 +610,7 @@ fn a_family_that_is_closed_is_not_redirected_even_where_no_generation_can_follow
     // Late answers of a busy machine are none of its business.
     let health = HEALTH.replace("200ms", "1s").replace("fall = 3\nrise = 4", "fall = 2\nrise = 1");
     product.configure(&config(&format!("{EGRESS}{health}")));
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     // Nothing can be made current in whose place this is.
     let in_the_way = network.site.pins().root().join("next");
     std::fs::create_dir(&in_the_way).unwrap();
@@ -709,9 +705,7 @@ fn what_is_redirected_is_traced_and_told_to_prometheus() {
 fn a_port_that_takes_frames_no_longer_is_marked_to_until_it_does_again() {
     let network = Network::new();
     let product = network.product();
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     network.direct.run("ethtool -K in0 gro off").unwrap();
     // A message about any link is a reason to look.
     network.gateway("ip link set up0 alias changed");
@@ -728,9 +722,7 @@ fn a_port_that_takes_frames_no_longer_is_marked_to_until_it_does_again() {
 fn a_restart_does_not_leave_a_generation_that_redirects_to_a_dead_port() {
     let network = Network::new();
     let product = network.product();
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     daemon.end(Signal::SIGKILL);
     network.direct.run("ethtool -K in0 gro off").unwrap();
     let daemon = product.start();
@@ -757,9 +749,7 @@ fn a_foreign_program_is_refused_at_first_and_later_takes_no_more_than_redirectin
         product.assert_refused(&["run"], 8, &["interface lan0", "another XDP program", &named]);
     }
     network.gateway("ip address replace fd36:2::1/64 dev up0 nodad");
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     daemon.end(Signal::SIGKILL);
     network.gateway("ip link del lan0");
     join((&network.site.gateway, LAN), (&network.site.client, CLIENT), 1, Offloads::None);
@@ -778,9 +768,7 @@ fn a_foreign_program_is_refused_at_first_and_later_takes_no_more_than_redirectin
 fn an_uplink_on_which_somebody_comes_to_translate_is_marked_to_until_that_is_over() {
     let network = Network::new();
     let product = network.product();
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     // Not for what is redirected.
     let nat = "table ip nat {
         chain post {
@@ -806,9 +794,7 @@ fn an_uplink_on_which_somebody_comes_to_translate_is_marked_to_until_that_is_ove
 fn off_acts_on_what_is_redirected_and_so_does_shadow() {
     let network = Network::new();
     let product = network.product();
-    let daemon = product.start();
-    network.wait_for_neighbours();
-    network.assert_it_redirects();
+    let daemon = network.start_redirecting(&product);
     product.text(&["off"]);
     network.assert_all_is_inspected();
     product.text(&["on"]);
