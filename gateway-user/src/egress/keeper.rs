@@ -278,12 +278,13 @@ impl Keeper {
     ///
     /// They cannot be listed or removed.
     pub async fn leave(&mut self, before: &Wanted) -> Result<u64, EgressError> {
-        if self.applied.has_left() {
-            self.look_again().await;
-        }
         let Some(wanted) = &self.wanted else { return Ok(0) };
         let ended = end(wanted, before.words(), None, |_| true).await?;
         self.count(REVOKED, ended);
+        // Not before: what the table resets by those words would in between go to an inspector.
+        if self.applied.has_left() {
+            self.look_again().await;
+        }
         Ok(ended.removed)
     }
 

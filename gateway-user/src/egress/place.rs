@@ -21,8 +21,10 @@ pub(super) struct Applied {
     listing: Option<String>,
     /// Rules and routes.
     routing: Option<Routing>,
-    /// What flows have been decided by so far, while the programs still mark by that.
+    /// What flows have been decided by so far, until those are ended.
     leaving: Option<Words>,
+    /// The words by which the table resets what was direct.
+    left: Option<Words>,
 }
 
 /// What was seen and done.
@@ -180,14 +182,10 @@ impl Applied {
         Self { leaving, ..Self::default() }
     }
 
-    /// The programs mark by the words that are wanted; gives whether the table is to be made anew for
-    /// that.
+    /// No flow is direct by the words that were `leaving` any more; gives whether the table is to be made
+    /// anew for that.
     pub(super) fn has_left(&mut self) -> bool {
-        let is_leaving = self.leaving.take().is_some();
-        if is_leaving {
-            self.listing = None;
-        }
-        is_leaving
+        self.leaving.take().is_some()
     }
 
     /// Whether the table there is inspects this family, or there is none of this process.
@@ -206,13 +204,14 @@ impl Applied {
         let mtus = if wanted.egress.clamp_mss { mtus.clone() } else { BTreeMap::new() };
         let listed = nft::listing().await?;
         let is_same = listed.is_some() && listed == self.listing;
-        if is_same && closed == self.closed && mtus == self.mtus {
+        if is_same && closed == self.closed && mtus == self.mtus && self.leaving == self.left {
             return Ok(false);
         }
         let was_ours = self.listing.is_some();
         let before = if is_same { Before::Alike } else { Before::Unknown };
         nft::apply(&ruleset::text(wanted, &closed, &mtus, self.leaving, before)).await?;
-        (self.closed, self.mtus, self.listing) = (closed, mtus, nft::listing().await?);
+        (self.closed, self.mtus, self.left) = (closed, mtus, self.leaving);
+        self.listing = nft::listing().await?;
         Ok(was_ours && !is_same)
     }
 }

@@ -34,8 +34,8 @@ const HEADERS: [(Family, u32); 2] = [(Family::V4, 40), (Family::V6, 60)];
 pub(super) enum Before {
     /// It may be anything: it goes.
     Unknown,
-    /// It differs by closed families and packet sizes alone: its sets stay, with the flows that were ended and whose
-    /// clients have not been heard since.
+    /// It differs by rules alone: its sets stay, with the flows that were ended and whose clients have
+    /// not been heard since.
     Alike,
 }
 
