@@ -1,6 +1,6 @@
 //! From a table to a published generation, all steps in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gateway_common::Reason;
@@ -10,7 +10,7 @@ use super::publish::{announce, publish};
 use super::windows::known_flows;
 use super::{
     Attached, Control, DatapathError, FeedIdentity, Generation, HookRequest, Lock, Manifest,
-    OwnIdentity, Redirect, Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
+    OwnIdentity, Program, Redirect, Scope, SelfTestReport, SetIdentity, Setting, Step, self_test,
 };
 use crate::config::{Mark, Mode};
 use crate::policy::Table;
@@ -117,6 +117,7 @@ fn under(
         hooks: hooks.iter().map(|hook| hook.interface.index).collect(),
         self_check: blueprint.self_check,
         redirect,
+        programs: programs(hooks),
     };
     let mut generation = Generation::load_under(&path, table, setting)?;
     announce(before, &Step::SelfTest)?;
@@ -156,4 +157,13 @@ fn under(
         warn!("proposals of XDP are not checked: {error}");
     }
     Ok(Published { manifest, attached, self_test: report, generation })
+}
+
+/// What is loaded for these hooks; all there is for none, to look at.
+fn programs(hooks: &[HookRequest]) -> BTreeSet<Program> {
+    if hooks.is_empty() {
+        return Program::ALL.into();
+    }
+    let of_hooks = hooks.iter().flat_map(HookRequest::programs).copied();
+    of_hooks.chain([Program::Explain]).collect()
 }

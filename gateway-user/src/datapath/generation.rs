@@ -1,6 +1,6 @@
 //! One loaded object: programs, tables and constants, immutable once published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -67,6 +67,17 @@ impl Program {
             Self::TcBehindXdp | Self::Tc | Self::TcIp => false,
         }
     }
+
+    /// The map it counts in; `None`, it does not count.
+    pub(super) const fn counter_map(self) -> Option<&'static str> {
+        let [xdp, tc_behind_xdp, tc] = COUNTER_MAPS;
+        match self {
+            Self::Xdp | Self::XdpFrags => Some(xdp),
+            Self::TcBehindXdp => Some(tc_behind_xdp),
+            Self::Tc | Self::TcIp => Some(tc),
+            Self::Explain => None,
+        }
+    }
 }
 
 /// The counters of the object, one map per kind of hook.
@@ -93,12 +104,15 @@ pub struct Setting {
     pub self_check: u32,
     /// Where Direct packets are redirected to; `None`, they are marked.
     pub redirect: Option<Redirect>,
+    /// What is loaded; each program takes the verifier a tenth of a second. In place of one that this
+    /// kernel does not know there is the one that serves for it.
+    pub programs: BTreeSet<Program>,
 }
 
-/// The default but for the mark.
+/// Every program, and the default but for the mark.
 impl From<Mark> for Setting {
     fn from(mark: Mark) -> Self {
-        Self { mark, ..Self::default() }
+        Self { mark, programs: Program::ALL.into(), ..Self::default() }
     }
 }
 
@@ -232,10 +246,10 @@ impl Generation {
         // XDP on packets of several buffers: kernel commit c2f2cdbeffda (5.18).
         let frags =
             KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, 18, 0));
-        let programs: Vec<Program> = Program::ALL
-            .into_iter()
-            .filter(|program| *program != Program::XdpFrags || frags)
-            .collect();
+        let mut programs = setting.programs.clone();
+        if !frags && programs.remove(&Program::XdpFrags) {
+            programs.insert(Program::Xdp);
+        }
         for program in &programs {
             let outcome = if program.is_xdp() {
                 xdp(&mut ebpf, *program)?.load()
@@ -244,7 +258,7 @@ impl Generation {
             };
             outcome.map_err(|error| load(program.name(), chain(&error)))?;
         }
-        Ok(Self { ebpf, programs, setting })
+        Ok(Self { ebpf, programs: programs.into_iter().collect(), setting })
     }
 
     fn map<'a, M>(&'a mut self, name: &'static str) -> Result<M, DatapathError>
@@ -254,7 +268,7 @@ impl Generation {
         fill::map(&mut self.ebpf, name)
     }
 
-    /// The programs this kernel could load.
+    /// The programs that are loaded.
     #[must_use]
     pub fn programs(&self) -> &[Program] {
         &self.programs
@@ -288,7 +302,7 @@ impl Generation {
     ///
     /// # Errors
     ///
-    /// The program is not loaded on this kernel.
+    /// The program is not loaded.
     pub fn program_fd(&self, program: Program) -> Result<&ProgramFd, DatapathError> {
         let loaded = self
             .ebpf
@@ -301,7 +315,7 @@ impl Generation {
     ///
     /// # Errors
     ///
-    /// The program is not loaded on this kernel, or `question` failed.
+    /// The program is not loaded, or `question` failed.
     pub fn ask<T>(
         &self,
         program: Program,

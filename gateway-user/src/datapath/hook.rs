@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Interface;
+use super::{Interface, Program};
 
 /// What is wanted of one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,22 @@ pub struct HookRequest {
     pub xdp: XdpRequest,
     /// How tc is attached.
     pub tc: TcCarrier,
+}
+
+impl HookRequest {
+    /// The programs that may come to be attached to it, where the kernel knows them all.
+    #[must_use]
+    pub const fn programs(&self) -> &'static [Program] {
+        match (self.interface.mac, self.xdp) {
+            (None, _) => &[Program::TcIp],
+            (Some(_), XdpRequest::No) => &[Program::Tc],
+            (Some(_), XdpRequest::IfPossible) => {
+                &[Program::XdpFrags, Program::TcBehindXdp, Program::Tc]
+            }
+            (Some(_), XdpRequest::Native) => &[Program::XdpFrags, Program::TcBehindXdp],
+            (Some(_), XdpRequest::Generic) => &[Program::Xdp, Program::TcBehindXdp],
+        }
+    }
 }
 
 /// XDP in front of tc.

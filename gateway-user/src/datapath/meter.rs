@@ -123,7 +123,7 @@ impl Meter {
 }
 
 impl Running {
-    /// Not every kernel has every program.
+    /// Not every generation has every program.
     fn open(directory: &Path, program: Program) -> Option<Self> {
         let path = directory.join(program.name());
         if program.is_xdp() {

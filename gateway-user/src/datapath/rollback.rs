@@ -43,10 +43,19 @@ pub(super) fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), Datap
         })?;
         Ok::<_, DatapathError>(old.join(program.name()))
     };
+    let either = |first: Program, second: Program| {
+        let path = old_program(first)?;
+        if path.exists() { Ok(path) } else { old_program(second) }
+    };
     // The best native program of the old generation: it may be of another kernel's making.
-    let old_native = || {
-        old_program(Program::XdpFrags)
-            .and_then(|path| if path.exists() { Ok(path) } else { old_program(Program::Xdp) })
+    let old_native = || either(Program::XdpFrags, Program::Xdp);
+    // What had XDP in front of it has it no more where somebody detached that; it classifies without.
+    let old_tc = |program: Program| {
+        if program == Program::Tc {
+            either(program, Program::TcBehindXdp)
+        } else {
+            old_program(program)
+        }
     };
     let go_back = |step: Undo| {
         match step {
@@ -67,11 +76,11 @@ pub(super) fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), Datap
                         gone_is_done(update_xdp(&mut old, &path), &path).map_err(back)?;
                     }
                     LinkKind::Tcx => {
-                        let mut old = open_tc(&old_program(program)?, ifindex)?;
+                        let mut old = open_tc(&old_tc(program)?, ifindex)?;
                         gone_is_done(update_tcx(&mut old, &path), &path).map_err(back)?;
                     }
                     LinkKind::Clsact | LinkKind::ClsactOwn => {
-                        let mut old = open_tc(&old_program(program)?, ifindex)?;
+                        let mut old = open_tc(&old_tc(program)?, ifindex)?;
                         clsact::replace(&mut old, &name_of(ifindex))?;
                     }
                 }

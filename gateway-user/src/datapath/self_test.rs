@@ -25,7 +25,7 @@ pub struct SelfTestReport {
     pub redirected: u64,
 }
 
-/// Runs every program of `generation` on packets at the edges of `table` and compares verdict,
+/// Runs each loaded program of `generation` on packets at the edges of `table` and compares verdict,
 /// reason and provenance with the oracle; then compares the counters with the tally, and sets
 /// them back to zero. What is switched off meanwhile makes no difference, here or for what serves.
 ///
@@ -158,13 +158,13 @@ fn compare_counters(
     report: &SelfTestReport,
 ) -> Result<(), DatapathError> {
     let redirects = generation.setting().redirect.is_some();
-    let xdp_programs = generation
-        .programs()
-        .iter()
-        .filter(|program| matches!(program, Program::Xdp | Program::XdpFrags))
-        .count();
-    let xdp_programs = u64::try_from(xdp_programs).unwrap_or(u64::MAX);
-    for (map, programs) in COUNTER_MAPS.into_iter().zip([xdp_programs, 1, 2]) {
+    let mut programs_of = BTreeMap::new();
+    for map in generation.programs().iter().filter_map(|program| program.counter_map()) {
+        let programs: &mut u64 = programs_of.entry(map).or_default();
+        *programs = programs.saturating_add(1);
+    }
+    for map in COUNTER_MAPS {
+        let programs = programs_of.get(map).copied().unwrap_or(0);
         let counters = generation.counters(map)?;
         let of_redirecting = COUNTER_REDIRECTED..COUNTER_FIRST_GROUP;
         if redirects && map == COUNTER_MAPS[0] {
