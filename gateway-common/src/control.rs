@@ -11,7 +11,7 @@
 //! | [`SAMPLE`] | one packet in so many is drawn for `trace`; zero is none | `breakout365 trace`; programs put it back to zero |
 //! | [`SAMPLE_UNTIL`] | when the drawing ends by itself | `breakout365 trace` |
 //! | [`REDIRECT_V4`], [`REDIRECT_V6`] | the interface that Direct packets may be redirected to | the daemon |
-//! | the others | zero, for later | nobody |
+//! | [`UNDISPUTED_V4`], [`UNDISPUTED_V6`] | until when the direct table alone has the say over where Direct packets go | the daemon |
 //!
 //! Doubt is off: an entry that is missing, zero, or of another layout is not [`ON`], and a deadline
 //! of zero is long past. A layout that differs from this one has another [`ON`].
@@ -39,6 +39,12 @@ pub const REDIRECT_V4: u32 = 4;
 /// The same for IPv6.
 pub const REDIRECT_V6: u32 = 5;
 
+/// The entry that says until when what is redirected of IPv4 may be looked up in the direct table alone: a
+/// clock as for [`DEADLINE`], so that a daemon that is gone leaves look-ups by all rules. Zero is never.
+pub const UNDISPUTED_V4: u32 = 6;
+/// The same for IPv6.
+pub const UNDISPUTED_V6: u32 = 7;
+
 /// Direct egress is on: "B365 ON" with a layout version in the low byte.
 pub const ON: u64 = 0x4233_3635_204f_4e01;
 /// Direct egress is off: the value that `breakout365 off` writes. Any other but [`ON`] does the
@@ -64,7 +70,8 @@ pub fn refusal(switch: u64, deadline: u64, now: impl FnOnce() -> u64) -> Option<
 const _: () = {
     assert!(ON != 0 && OFF != 0 && ON != OFF);
     assert!(SWITCH == 0 && DEADLINE == 1 && SAMPLE == 2 && SAMPLE_UNTIL == 3);
-    assert!(REDIRECT_V4 == 4 && REDIRECT_V6 == 5 && WORDS > 5);
+    assert!(REDIRECT_V4 == 4 && REDIRECT_V6 == 5);
+    assert!(UNDISPUTED_V4 == 6 && UNDISPUTED_V6 == 7 && WORDS == 8);
 };
 
 #[cfg(test)]

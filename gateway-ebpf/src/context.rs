@@ -6,6 +6,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
+    bindings::BPF_FIB_LOOKUP_DIRECT,
     helpers::{
         bpf_fib_lookup, bpf_redirect, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
         bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
@@ -535,7 +536,7 @@ pub(crate) fn write_metadata(ctx: &XdpContext) -> bool {
     true
 }
 
-/// `struct bpf_fib_lookup` of a full look-up with a mark (kernel `include/uapi/linux/bpf.h`; aya's
+/// `struct bpf_fib_lookup`, of a look-up by all rules with a mark, or in one table (kernel `include/uapi/linux/bpf.h`; aya's
 /// binding is older than the mark).
 #[repr(C, align(4))]
 struct LookUp {
@@ -549,7 +550,8 @@ struct LookUp {
     class: [u8; 4],
     source: [Word; 8],
     destination: [Word; 8],
-    vlan: [u16; 2],
+    /// The table first, where it is one; afterwards zero.
+    table: u32,
     /// The mark first; afterwards the MAC addresses of this interface and of the next hop.
     mark_or_macs: [Word; 6],
 }
@@ -562,6 +564,9 @@ impl LookUp {
 const _: () = assert!(size_of::<LookUp>() == 64);
 /// Kernel 6.10, commit 5311591fbb34: the rules are followed with this mark.
 const BPF_FIB_LOOKUP_MARK: u32 = 1 << 5;
+/// Kernel 6.5, commit 8ad77e72caae: no rules, but this table.
+const BPF_FIB_LOOKUP_TBID: u32 = 1 << 3;
+const BPF_FIB_LOOKUP_TABLE: u32 = BPF_FIB_LOOKUP_DIRECT | BPF_FIB_LOOKUP_TBID;
 
 /// Forwards a Direct packet as the stack would that is marked: by rules and routes, if they lead to
 /// the uplink. The action is then `XDP_REDIRECT`.
@@ -602,6 +607,8 @@ fn next_hop(
     departure: &Departure,
 ) -> Result<[Word; 6], Fallback> {
     let [a, b, c, d] = maps::mark_value().to_ne_bytes();
+    let table = maps::undisputed_table(departure.is_ipv6());
+    let how = if table.is_some() { BPF_FIB_LOOKUP_TABLE } else { BPF_FIB_LOOKUP_MARK };
     let none = Word::new([0; 2]);
     let mut look_up = LookUp {
         family: departure.family,
@@ -612,14 +619,13 @@ fn next_hop(
         class: departure.class,
         source: departure.source,
         destination: departure.destination,
-        vlan: [0; 2],
+        table: table.unwrap_or(0),
         mark_or_macs: [Word::new([a, b]), Word::new([c, d]), none, none, none, none],
     };
     // SAFETY: the context is the one the program was called with, and the structure has the length
     // and layout that the helper reads and writes.
-    let answer = unsafe {
-        bpf_fib_lookup(ctx.as_ptr(), (&raw mut look_up).cast(), LookUp::LENGTH, BPF_FIB_LOOKUP_MARK)
-    };
+    let answer =
+        unsafe { bpf_fib_lookup(ctx.as_ptr(), (&raw mut look_up).cast(), LookUp::LENGTH, how) };
     let outcome = match answer {
         0 => Ok(()),
         _ => Err(Fallback::of_look_up(answer)),

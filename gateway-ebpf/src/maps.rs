@@ -5,7 +5,9 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
-    helpers::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_ns},
+    helpers::{
+        bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+    },
     macros::btf_map,
 };
 use gateway_common::abi::{
@@ -58,6 +60,9 @@ static PORT_MAC: [Global<u16>; 3] = [const { Global::new(0) }; 3];
 /// The next hop that packets of IPv6 are redirected by, as words in network order; all zero is any.
 #[unsafe(no_mangle)]
 static HOP_V6: [Global<u16>; 8] = [const { Global::new(0) }; 8];
+/// The direct table, for look-ups in it alone; zero, all are by the rules.
+#[unsafe(no_mangle)]
+static DIRECT_TABLE: Global<u32> = Global::new(0);
 // Laid out by the address word as it is in memory, see `Word::in_memory`. All zero is all miss: an object loaded without its index inspects everything.
 #[unsafe(no_mangle)]
 static INDEX_V4: [Global<u16>; INDEX_ENTRIES] = [const { Global::new(0) }; INDEX_ENTRIES];
@@ -262,6 +267,19 @@ pub(crate) fn uplink(is_ipv6: bool) -> u32 {
         (UPLINK_V4.load(), control::REDIRECT_V4)
     };
     if under_test() || control_word(word) == Some(u64::from(uplink)) { uplink } else { 0 }
+}
+
+/// The table that has the say alone, at this moment, over where Direct packets go.
+#[inline(always)]
+pub(crate) fn undisputed_table(is_ipv6: bool) -> Option<u32> {
+    let word = if is_ipv6 { control::UNDISPUTED_V6 } else { control::UNDISPUTED_V4 };
+    let (table, until) = (DIRECT_TABLE.load(), control_word(word)?);
+    if table == 0 || until == 0 {
+        return None;
+    }
+    // The cheap clock (kernel 5.11), some milliseconds late.
+    // SAFETY: the helper takes nothing and returns a number.
+    (unsafe { bpf_ktime_get_coarse_ns() } < until).then_some(table)
 }
 
 /// The next hop that packets of IPv6 are redirected by; `None` where any will do.

@@ -474,6 +474,7 @@ fn without_a_route_and_where_the_main_table_knows_better_the_stack_decides() {
     let daemon = network.start_redirecting(&product);
     // A longer prefix in the main table wins as it does for marked packets: LAN, VPN.
     network.gateway("ip route add 40.96.0.0/16 via 10.36.3.2");
+    wait_until_disputed(&product, &[("ipv4", "the route to 40.96.0.0/16 of table main")]);
     let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
     assert_eq!(came, Came { direct: 1, one_hop: 1, inspected: 1, forwarded: 1 });
     assert_eq!(network.fallbacks(Fallback::OtherWay), 1);
@@ -487,13 +488,27 @@ fn without_a_route_and_where_the_main_table_knows_better_the_stack_decides() {
     network.assert_all_is_inspected();
 }
 
+/// Waits until the daemon tells by whom the ways of these families are disputed, and of no others.
+fn wait_until_disputed(product: &Product<'_>, disputes: &[(&str, &str)]) {
+    let disputes: serde_json::Map<_, _> =
+        disputes.iter().map(|(family, who)| ((*family).to_owned(), (*who).into())).collect();
+    wait_until(&format!("disputed are {disputes:?}"), || {
+        product.status()["daemon"]["egress"]["disputed"].as_object() == Some(&disputes)
+    });
+}
+
+/// `ip -6 rule`: before ours, and of nobody who sends anything here.
+const RULE_OF_OTHERS: &str = "lookup 400 priority 100 from 2001:db8::/32";
+
 #[test]
-fn ipv6_is_marked_where_the_main_table_has_its_default_route() {
+fn ipv6_is_marked_where_the_main_table_has_its_default_route_and_the_rules_are_asked() {
     let network = Network::new();
     network.gateway("ip -6 route add default via fd36:3::2");
+    network.gateway(&format!("ip -6 rule add {RULE_OF_OTHERS}"));
     let product = network.product();
     let daemon = product.start();
     network.wait_for_neighbours();
+    wait_until_disputed(&product, &[("ipv6", "rule 100 before ours")]);
     let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
     assert_eq!(came, Came { direct: 2, one_hop: 2, inspected: 0, forwarded: 1 });
     assert_eq!(network.fallbacks(Fallback::OtherWay), 1);
@@ -503,17 +518,66 @@ fn ipv6_is_marked_where_the_main_table_has_its_default_route() {
 }
 
 #[test]
-fn ipv6_is_marked_where_the_main_table_leads_to_another_router_by_the_same_uplink() {
+fn ipv6_is_marked_where_the_rules_lead_to_another_router_by_the_same_uplink() {
     let network = Network::new();
     network.gateway("ip -6 route add default via fd36:2::3 dev up0");
     network.gateway("ip -6 neigh add fd36:2::3 lladdr 02:36:00:00:02:03 nud permanent dev up0");
+    network.gateway(&format!("ip -6 rule add {RULE_OF_OTHERS}"));
     let product = network.product();
     let daemon = product.start();
     network.wait_for_neighbours();
+    wait_until_disputed(&product, &[("ipv6", "rule 100 before ours")]);
     let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
     assert_eq!(came, Came { direct: 2, one_hop: 2, inspected: 0, forwarded: 1 });
     assert_eq!(network.fallbacks(Fallback::OtherWay), 1);
     daemon.terminate();
+}
+
+/// A default route of IPv6 in the main table tells which look-up it was: that by rules finds it.
+#[test]
+fn while_nobody_disputes_the_way_our_table_alone_is_asked() {
+    let network = Network::new();
+    network.gateway("ip -6 route add default via fd36:3::2");
+    let product = network.product();
+    let daemon = product.start();
+    network.wait_for_neighbours();
+    wait_until_disputed(&product, &[]);
+    network.assert_it_redirects();
+    assert!(!product.text(&["status"]).contains("look-up"));
+
+    // Somebody's rule may lead anywhere; by whose rules it is looked up then, others stay as they are.
+    network.gateway(&format!("ip -6 rule add {RULE_OF_OTHERS}"));
+    wait_until_disputed(&product, &[("ipv6", "rule 100 before ours")]);
+    let line = "look-up ipv6 by all rules, not in our table alone: rule 100 before ours";
+    assert!(product.text(&["status"]).contains(line), "{}", product.text(&["status"]));
+    let came = network.send(&DIRECT.map(|to| frame(to).build().unwrap()));
+    assert_eq!(came, Came { direct: 2, one_hop: 2, inspected: 0, forwarded: 1 });
+    network.gateway(&format!("ip -6 rule del {RULE_OF_OTHERS}"));
+    wait_until_disputed(&product, &[]);
+    network.assert_it_redirects();
+
+    // Routes that win over ours: to a part of a prefix, around one, and none that has to do with it.
+    for (route, words) in [
+        ("2603:1006::/48 via fd36:3::2", Some("the route to 2603:1006::/48 of table main")),
+        ("2000::/3 via fd36:3::2", Some("the route to 2000::/3 of table main")),
+        ("2603:1007::/32 via fd36:3::2", None),
+    ] {
+        network.gateway(&format!("ip -6 route add {route}"));
+        wait_until_disputed(&product, words.map(|words| ("ipv6", words)).as_slice());
+        let came = network.send(&[frame(DIRECT[1]).build().unwrap()]);
+        assert_eq!(came.inspected, u64::from(words.is_some()), "{route}: {came:?}");
+        network.gateway(&format!("ip -6 route del {route}"));
+        wait_until_disputed(&product, &[]);
+        network.assert_it_redirects();
+    }
+
+    // A list that changes is looked at again, and with the daemon dead it ends by itself.
+    product.json(&["reload"]);
+    wait_until_disputed(&product, &[]);
+    daemon.end(Signal::SIGKILL);
+    network.assert_it_redirects();
+    let way = || network.send(&[frame(DIRECT[1]).build().unwrap()]);
+    wait_until("the rules are asked again", || way().forwarded == 1);
 }
 
 #[test]

@@ -65,6 +65,7 @@ fn with_windows_and_redirecting_the_programs_fit_the_stack_and_agree_with_the_or
             ipv4,
             ipv6,
             hop6: None,
+            table: 365,
             ports: [].into(),
         };
         let setting = Setting { redirect: Some(redirect), ..MARK.into() };

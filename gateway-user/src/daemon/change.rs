@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use tracing::{error, info, warn};
 
@@ -31,6 +32,8 @@ pub(super) struct Serving {
     pub(super) inspecting: bool,
     /// What support windows let go direct besides.
     pub(super) support: Support,
+    /// Where packets may go direct to.
+    pub(super) prefixes: Vec<IpNet>,
     /// Where it redirects to.
     pub(super) redirect: Option<Redirect>,
     /// Where it would, and could not be attached so.
@@ -217,8 +220,12 @@ impl Daemon<'_> {
         plan: Option<&Plan>,
         may_be_away: &BTreeSet<String>,
     ) -> Result<u64, Failure> {
+        // All that is disputed about may be another by then.
+        self.give_up_undisputed();
         // All that waits for it would be as large.
-        Box::pin(self.load_and_publish(revision, trigger, plan, may_be_away)).await
+        let outcome = Box::pin(self.load_and_publish(revision, trigger, plan, may_be_away)).await;
+        self.claim_undisputed();
+        outcome
     }
 
     async fn load_and_publish(
@@ -271,7 +278,11 @@ impl Daemon<'_> {
         (self.problem, self.failed) = (None, None);
         self.heartbeat.take(self.lock.pins());
         let redirect = blueprint.redirect;
-        let now = Serving { revision, generation, inspecting, support, redirect, refused };
+        let table = &blueprint.table;
+        let windows = table.support().prefixes();
+        let prefixes = table.prefixes().chain(windows).map(|(prefix, _)| prefix).collect();
+        let now =
+            Serving { revision, generation, inspecting, support, prefixes, redirect, refused };
         let before = self.serving.replace(now);
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.

@@ -66,7 +66,7 @@ pub use self::windows::WindowReport;
 use self::windows::Windows;
 use crate::config::OnStop;
 use crate::datapath::{DatapathError, Interface, Lock, Pins, WindowCounters, require_privileges};
-use crate::egress::Keeper;
+use crate::egress::{Keeper, Undisputed};
 use crate::exit::{Exit, Failure};
 use crate::feed::Store;
 use crate::marks::Ours;
@@ -140,6 +140,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         egress: redirect::keeper(&settings.pins),
         looked_for: None,
         translation: redirect::Translation::default(),
+        undisputed: None,
         problem: None,
         failed: None,
         log: None,
@@ -256,6 +257,8 @@ struct Daemon<'a> {
     /// The bits that others were last looked for.
     looked_for: Option<Ours>,
     translation: redirect::Translation,
+    /// While what serves redirects.
+    undisputed: Option<Undisputed>,
     windows: Windows,
     /// What went wrong last and has not come right since.
     problem: Option<String>,

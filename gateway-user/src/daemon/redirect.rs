@@ -3,7 +3,7 @@
 //!
 //! What ends it is a word of the control map, written before anything slow; a generation follows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::config::{Action, Config, Egress};
 use crate::datapath::{
     Blueprint, Control, DatapathError, HookRequest, Loaded, Pins, Published, Redirect, XdpRequest,
 };
-use crate::egress::{Family, Keeper};
+use crate::egress::{Family, Keeper, Undisputed};
 use crate::exit::Failure;
 use crate::translation;
 
@@ -97,7 +97,9 @@ impl Daemon<'_> {
             Some(IpAddr::V6(hop)) if ipv6 => Some(hop),
             Some(_) | None => None,
         };
-        let redirect = Redirect { ipv4: self.egress.is_up(Family::V4), ipv6, hop6, ..redirect? };
+        let table = self.egress.wanted().map_or(0, |wanted| wanted.egress.table);
+        let ipv4 = self.egress.is_up(Family::V4);
+        let redirect = Redirect { ipv4, ipv6, hop6, table, ..redirect? };
         (redirect.ipv4 || redirect.ipv6).then_some(redirect)
     }
 
@@ -130,6 +132,39 @@ impl Daemon<'_> {
         }
         self.narrow(now.as_ref());
         serving.redirect.is_some() || now != serving.refused
+    }
+
+    /// Has ways looked up by all rules.
+    pub(super) fn give_up_undisputed(&mut self) {
+        self.undisputed = None;
+        // That of a daemon before this one, too.
+        with_control(self.lock.pins(), |control| control.undisputed([None; 2]));
+    }
+
+    /// Has the ways of what serves looked up in the direct table alone, while nobody disputes them.
+    pub(super) fn claim_undisputed(&mut self) {
+        let (Some(serving), Some(wanted)) = (&self.serving, self.egress.wanted()) else { return };
+        if serving.redirect.is_none() || self.undisputed.is_some() {
+            return;
+        }
+        let pins = self.lock.pins().clone();
+        let leases = move |leases| with_control(&pins, |control| control.undisputed(leases));
+        self.undisputed = Some(Undisputed::watch(wanted.clone(), &serving.prefixes, leases));
+    }
+
+    /// By whom the way of a family is disputed that is redirected, by its name.
+    pub(super) fn disputes(&self) -> BTreeMap<String, String> {
+        let redirect = self.serving.as_ref().and_then(|serving| serving.redirect.as_ref());
+        let (Some(undisputed), Some(redirect)) = (&self.undisputed, redirect) else {
+            return BTreeMap::new();
+        };
+        let is_redirected = |family: &Family| match family {
+            Family::V4 => redirect.ipv4,
+            Family::V6 => redirect.ipv6,
+        };
+        let disputes = undisputed.disputes().into_iter();
+        let disputes = disputes.filter(|(family, _)| is_redirected(family));
+        disputes.map(|(family, who)| (family.name().to_owned(), who)).collect()
     }
 
     /// Has what serves redirect no further than this.

@@ -16,7 +16,9 @@ use super::revision::ConfigText;
 use crate::datapath::{Counts, Manifest};
 use crate::exit::{Exit, Failure};
 use crate::feed::{self, FetchError, SetId, Snapshot};
-use crate::observe::{self, LoadedState, Observation, PendingState, TableState, Traffic};
+use crate::observe::{
+    self, EgressState, LoadedState, Observation, PendingState, TableState, Traffic,
+};
 use crate::plan::{Plan, Refusal, Touched, touched};
 use crate::rfc3339::seconds;
 use crate::window::Wish;
@@ -276,7 +278,10 @@ impl Daemon<'_> {
             }),
             confirm_until: self.trial.as_ref().map(|trial| seconds(trial.until_time)),
             problem: self.problem.clone(),
-            egress: self.egress.state(),
+            egress: self
+                .egress
+                .state()
+                .map(|egress| EgressState { disputed: self.disputes(), ..egress }),
             breakout365: env!("CARGO_PKG_VERSION").to_owned(),
             loaded,
             traffic,

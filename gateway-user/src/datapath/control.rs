@@ -11,8 +11,8 @@ use std::time::Duration;
 use aya::maps::{Array, Map, MapData};
 use gateway_common::Reason;
 use gateway_common::control::{
-    DEADLINE, NEVER, OFF, ON, REDIRECT_V4, REDIRECT_V6, SAMPLE, SAMPLE_UNTIL, SWITCH, WORDS,
-    refusal,
+    DEADLINE, NEVER, OFF, ON, REDIRECT_V4, REDIRECT_V6, SAMPLE, SAMPLE_UNTIL, SWITCH,
+    UNDISPUTED_V4, UNDISPUTED_V6, WORDS, refusal,
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -184,6 +184,26 @@ impl Control {
             if ends {
                 self.set(index, 0)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Has the ways of redirected packets looked up in the direct table alone, for this long from now, of
+    /// IPv4 and of IPv6; else by all rules, from the next packet on.
+    ///
+    /// # Errors
+    ///
+    /// The map or the clock cannot be read, or the map not be written.
+    pub fn undisputed(&mut self, leases: [Option<Duration>; 2]) -> Result<(), DatapathError> {
+        for (index, lease) in [UNDISPUTED_V4, UNDISPUTED_V6].into_iter().zip(leases) {
+            let until = match lease {
+                None => 0,
+                Some(lease) => {
+                    let nanoseconds = u64::try_from(lease.as_nanos()).unwrap_or(NEVER);
+                    self.now()?.saturating_add(nanoseconds)
+                }
+            };
+            self.set(index, until)?;
         }
         Ok(())
     }

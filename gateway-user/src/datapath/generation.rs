@@ -201,6 +201,7 @@ impl Generation {
         let hop_v6 = setting.redirect.as_ref().map_or([0; 8], Redirect::hop_words);
         let (port, port_mac) = setting.redirect.as_ref().map_or((0, [0; 3]), Redirect::first_port);
         let ports = setting.redirect.as_ref().map_or(0, |redirect| redirect.entries().len());
+        let table_of_redirect = setting.redirect.as_ref().map_or(0, |redirect| redirect.table);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("MARK_VALUE", &mark_value, true)
@@ -214,6 +215,7 @@ impl Generation {
             .override_global("SUPPORT_GROUPS", &windows.groups, true)
             .override_global("UPLINK_V4", &uplink_v4, true)
             .override_global("UPLINK_V6", &uplink_v6, true)
+            .override_global("DIRECT_TABLE", &table_of_redirect, true)
             .override_global("PORT", &port, true)
             .override_global("PORT_MAC", port_mac.as_slice(), true)
             .override_global("HOP_V6", hop_v6.as_slice(), true)

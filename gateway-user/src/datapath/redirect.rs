@@ -31,6 +31,9 @@ pub struct Redirect {
     pub ipv6: bool,
     /// The only next hop that packets of IPv6 are sent to; `None`, whichever the look-up gives.
     pub hop6: Option<Ipv6Addr>,
+    /// The direct table, in which the way is looked up while [`super::Control::undisputed`] says so; zero, it
+    /// is looked up by all rules.
+    pub table: u32,
     /// MAC addresses of the inside interfaces, by index: frames for others are not ours to route.
     pub ports: BTreeMap<u32, [u8; 6]>,
 }
@@ -87,6 +90,7 @@ impl Redirect {
             ipv4: true,
             ipv6: true,
             hop6: None,
+            table: 0,
             ports,
         })
     }

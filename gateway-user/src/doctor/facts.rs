@@ -353,6 +353,7 @@ fn observation() -> Observation {
         on_failure: "inspect".into(),
         families: vec![family("ipv4"), family("ipv6")],
         flows_ended: BTreeMap::new(),
+        disputed: BTreeMap::new(),
     };
     let serving = crate::feed::embedded().unwrap().identity();
     Observation {

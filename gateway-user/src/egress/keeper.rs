@@ -395,6 +395,7 @@ impl Keeper {
             on_failure: egress.on_failure.name().to_owned(),
             families: self.standings.states(),
             flows_ended: self.ended.clone(),
+            disputed: BTreeMap::new(),
         })
     }
 }

@@ -14,8 +14,12 @@
 //! [`take_back()`] is what `down` does: what is ours is known by its protocol number and its comment,
 //! so no configuration is needed for it.
 //!
+//! `dispute` says who may lead direct packets elsewhere than our table does, `undisputed` keeps XDP's
+//! shorter look-up while nobody does.
+//!
 //! A packet's mark is a proposal; the connection mark owns the flow. See `ruleset`.
 
+mod dispute;
 mod ending;
 mod error;
 mod fault;
@@ -37,6 +41,7 @@ mod ruleset;
 mod sight;
 mod standing;
 mod take_back;
+mod undisputed;
 mod vanished;
 mod watch;
 
@@ -53,6 +58,7 @@ pub use routing::Family;
 pub use rules::rules;
 pub use standing::Transition;
 pub use take_back::{Removed, take_back};
+pub use undisputed::Undisputed;
 
 use crate::config::{Config, Egress, Mark};
 

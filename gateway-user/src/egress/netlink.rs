@@ -33,11 +33,7 @@ impl Netlink {
     pub(super) async fn see(&self, in_table: Option<u32>) -> Result<Seen, EgressError> {
         let mut seen = Seen::default();
         for family in Family::ALL {
-            let version = match family {
-                Family::V4 => IpVersion::V4,
-                Family::V6 => IpVersion::V6,
-            };
-            let rules = match listed(self.handle.rule().get(version).execute()).await {
+            let rules = match self.rules(family).await {
                 // The kernel was started without IPv6: there is nothing of it.
                 Err(error) if is_unknown_family(&error) => continue,
                 rules => rules.map_err(|source| failed("list rules", source))?,
@@ -56,6 +52,34 @@ impl Netlink {
             seen.routes.extend(foreign.map(|route| (family, route)));
         }
         Ok(seen)
+    }
+
+    /// All rules of a family.
+    pub(super) async fn rules(&self, family: Family) -> io::Result<Vec<RuleMessage>> {
+        let version = match family {
+            Family::V4 => IpVersion::V4,
+            Family::V6 => IpVersion::V6,
+        };
+        listed(self.handle.rule().get(version).execute()).await
+    }
+
+    /// The first of the routes that pass `filter` which is `wanted`. No more than one is held at a time.
+    pub(super) async fn find_route(
+        &self,
+        filter: RouteMessage,
+        wanted: impl Fn(&RouteMessage) -> bool,
+    ) -> io::Result<Option<RouteMessage>> {
+        let mut routes = pin!(self.handle.route().get(filter).execute());
+        loop {
+            match routes.try_next().await.map_err(errno) {
+                Ok(Some(route)) if wanted(&route) => return Ok(Some(route)),
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(None),
+                // There is no table of this number.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     pub(super) async fn add_rule(&self, rule: &Rule) -> Result<(), EgressError> {

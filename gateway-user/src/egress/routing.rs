@@ -12,7 +12,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
 use super::{EgressError, Hop, PROTOCOL, Wanted};
 
-const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+pub(super) const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 /// What the kernel says of a rule that suppresses nothing (`fib_rule_hdr`'s -1).
 const NOT_SUPPRESSED: u32 = u32::MAX;
 
@@ -112,20 +112,11 @@ impl Routing {
     /// one: one rule by which everything but default routes of the main table wins (connected
     /// networks, LAN, VPN), one for our table, and the default route in it.
     pub(super) fn of(wanted: &Wanted, interface: u32, hops: &BTreeMap<Family, Hop>) -> Self {
-        let egress = &wanted.egress;
+        let table = wanted.egress.table;
         let mut routing = Self::default();
         for (&family, &hop) in hops {
-            let ours = Rule {
-                family,
-                priority: egress.priority.saturating_add(1),
-                mark: wanted.mark.value,
-                mask: wanted.mark.mask,
-                table: egress.table,
-                suppress: None,
-            };
-            let main = Rule { priority: egress.priority, table: MAIN, suppress: Some(0), ..ours };
-            routing.rules.extend([main, ours]);
-            routing.routes.insert(Route { family, table: egress.table, hop, interface });
+            routing.rules.extend(Rule::ours(wanted, family));
+            routing.routes.insert(Route { family, table, hop, interface });
         }
         routing
     }
@@ -200,6 +191,20 @@ impl Steps {
 }
 
 impl Rule {
+    /// The two of a family: first the one that lets what is in the main table win.
+    pub(super) fn ours(wanted: &Wanted, family: Family) -> [Self; 2] {
+        let egress = &wanted.egress;
+        let ours = Self {
+            family,
+            priority: egress.priority.saturating_add(1),
+            mark: wanted.mark.value,
+            mask: wanted.mark.mask,
+            table: egress.table,
+            suppress: None,
+        };
+        [Self { priority: egress.priority, table: MAIN, suppress: Some(0), ..ours }, ours]
+    }
+
     pub(super) fn message(&self) -> RuleMessage {
         let mut message = RuleMessage::default();
         message.header.family = self.family.address_family();
@@ -217,7 +222,7 @@ impl Rule {
 
     /// A rule that says all that `message` says; `None` where it says more.
     #[expect(clippy::wildcard_enum_match_arm, reason = "there are more attributes every year")]
-    fn read(family: Family, message: &RuleMessage) -> Option<Self> {
+    pub(super) fn read(family: Family, message: &RuleMessage) -> Option<Self> {
         let header = &message.header;
         if header.action != RuleAction::ToTable || header.src_len != 0 || header.dst_len != 0 {
             return None;
@@ -295,7 +300,7 @@ pub(super) fn is_our_route(message: &RouteMessage) -> bool {
     message.header.protocol == RouteProtocol::Other(PROTOCOL)
 }
 
-fn priority(message: &RuleMessage) -> u32 {
+pub(super) fn priority(message: &RuleMessage) -> u32 {
     let priority = message.attributes.iter().find_map(|attribute| {
         if let RuleAttribute::Priority(priority) = attribute { Some(*priority) } else { None }
     });

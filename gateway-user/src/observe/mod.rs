@@ -195,6 +195,10 @@ pub struct EgressState {
     /// Direct flows whose conntrack entries were removed, by cause: `uplink_down`, `revoked`.
     #[serde(default)]
     pub flows_ended: std::collections::BTreeMap<String, u64>,
+    /// Where direct packets are redirected: by whom the way of a family is disputed, which is looked up by
+    /// all rules then and not in the table alone.
+    #[serde(default)]
+    pub disputed: std::collections::BTreeMap<String, String>,
 }
 
 /// How a family of the uplink stands.

@@ -307,6 +307,7 @@ pub(super) mod tests {
             on_failure: "inspect".to_owned(),
             families: vec![family("ipv4", Some("no_carrier")), family("ipv6", None)],
             flows_ended: BTreeMap::new(),
+            disputed: BTreeMap::new(),
         });
         now.support = vec![WindowState {
             id: 1,

@@ -101,6 +101,7 @@ mod tests {
             on_failure: "block".to_owned(),
             families: vec![family("ipv4", None), family("ipv6", Some("no_carrier"))],
             flows_ended: [("uplink_down".to_owned(), 9)].into(),
+            disputed: std::collections::BTreeMap::new(),
         };
         Observation { egress: Some(egress), ..Observation::default() }
     }
