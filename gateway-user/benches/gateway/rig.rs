@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, PerCpuArray};
 use aya::programs::links::FdLink;
-use aya::programs::{ProgramFd, Xdp, XdpMode};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, ProgramFd, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use etherparse::PacketBuilder;
 use gateway_common::Transport;
 use gateway_user::config::{Mark, Mode};
 use gateway_user::datapath::{
-    Blueprint, FeedIdentity, HookRequest, Interface, Pins, Redirect, TcCarrier, bring_up, run_live,
+    Blueprint, Control, FeedIdentity, HookRequest, Interface, Pins, Redirect, TcCarrier, bring_up,
+    run_live,
 };
 use gateway_user::policy::{Rule, Table};
 use nix::net::if_::if_nametoindex;
@@ -43,6 +45,7 @@ pub(crate) struct Rig {
     _sink: Namespace,
     _bpffs: BpfFs,
     _floor: Option<(Ebpf, FdLink)>,
+    _empty: Option<(Ebpf, [FdLink; 2])>,
     /// Turns that were done again, because the rings were full.
     pub(crate) overrun: usize,
 }
@@ -74,6 +77,7 @@ impl Rig {
             gateway.enter(|| publish(hook, &Pins::new(bpffs.pins())))??;
         }
         let floor = if way == Way::Floor { Some(floor(&gateway)?) } else { None };
+        let empty = if way == Way::EmptyHooks { Some(empty_hooks(&gateway)?) } else { None };
         let from = source.enter(|| if_nametoindex("src0"))??;
         let (feeder, frame) = (feeder(way, from)?, frame()?);
         Ok(Self {
@@ -88,6 +92,7 @@ impl Rig {
             _sink: sink,
             _bpffs: bpffs,
             _floor: floor,
+            _empty: empty,
             overrun: 0,
         })
     }
@@ -194,6 +199,21 @@ fn floor(gateway: &Namespace) -> Result<(Ebpf, FdLink)> {
     Ok((ebpf, link))
 }
 
+/// What a hook costs that looks at nothing: by those that ours are attached to.
+fn empty_hooks(gateway: &Namespace) -> Result<(Ebpf, [FdLink; 2])> {
+    let mut ebpf = Ebpf::load(OBJECT)?;
+    let xdp = attach(&mut ebpf, "bench_xdp_frags", gateway, "lan0")?;
+    let tc = gateway.enter(|| -> Result<FdLink> {
+        let program: &mut SchedClassifier =
+            ebpf.program_mut("bench_tc").context("bench_tc")?.try_into()?;
+        program.load()?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options("lan0", TcAttachType::Ingress, options)?;
+        Ok(program.take_link(id)?.try_into()?)
+    })??;
+    Ok((ebpf, [xdp, tc]))
+}
+
 pub(crate) fn join(one: (&Namespace, &str), other: (&Namespace, &str), number: u8) -> Result<()> {
     let addresses = |host: u8| [format!("10.0.{number}.{host}/24").parse()];
     let ([ones], [others]) = (addresses(1), addresses(2));
@@ -219,7 +239,10 @@ fn publish(hook: Hook, pins: &Pins) -> Result<()> {
     let interface = runtime.block_on(Interface::find("lan0"))?;
     let hooks = [HookRequest { interface, xdp: hook.request(), tc: TcCarrier::Best }];
     let redirect = match hook {
-        Hook::Redirect => Some(runtime.block_on(Redirect::find("up0", &hooks, pins))?),
+        Hook::Redirect | Hook::RedirectByRules => {
+            let found = runtime.block_on(Redirect::find("up0", &hooks, pins))?;
+            Some(Redirect { table: 365, ..found })
+        }
         Hook::Tc | Hook::Xdp => None,
     };
     let blueprint = Blueprint {
@@ -234,6 +257,12 @@ fn publish(hook: Hook, pins: &Pins) -> Result<()> {
         redirect,
     };
     bring_up(&pins.lock()?, &blueprint, &hooks, &mut |_| Ok(()))?;
+    if hook == Hook::Redirect {
+        // As the daemon finds: no rule of others, and no route to what is selected. For longer than this
+        // takes, where the daemon renews it.
+        let mut control = Control::open(pins)?.context("no control map")?;
+        control.undisputed([Some(Duration::from_hours(24)), None])?;
+    }
     Ok(())
 }
 

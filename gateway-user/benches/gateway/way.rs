@@ -17,6 +17,7 @@ pub(crate) enum Way {
     PlainAgain,
     Rule,
     Floor,
+    EmptyHooks,
     Ours { hook: Hook, direct: bool, firewall: bool },
     NftInterval,
     NftPipapo,
@@ -33,13 +34,15 @@ pub(crate) enum Hook {
     Tc,
     Xdp,
     Redirect,
+    /// Somebody disputes the way, so it is looked up by all rules.
+    RedirectByRules,
 }
 
 impl Hook {
     pub(crate) const fn request(self) -> XdpRequest {
         match self {
             Self::Tc => XdpRequest::No,
-            Self::Xdp | Self::Redirect => XdpRequest::Native,
+            Self::Xdp | Self::Redirect | Self::RedirectByRules => XdpRequest::Native,
         }
     }
 }
@@ -49,14 +52,16 @@ const fn ours(hook: Hook, direct: bool, firewall: bool) -> Way {
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Plain,
         Self::PlainAgain,
         Self::Rule,
         Self::Floor,
+        Self::EmptyHooks,
         ours(Hook::Tc, true, false),
         ours(Hook::Xdp, true, false),
         ours(Hook::Redirect, true, false),
+        ours(Hook::RedirectByRules, true, false),
         ours(Hook::Tc, false, false),
         ours(Hook::Xdp, false, false),
         ours(Hook::Redirect, false, false),
@@ -78,6 +83,7 @@ impl Way {
             Self::PlainAgain => "plain, once more (A/A)",
             Self::Rule => "plain + one fwmark rule",
             Self::Floor => "floor: XDP that only sends on",
+            Self::EmptyHooks => "plain + one fwmark rule, XDP and tc that do nothing",
             Self::Ours { hook: Hook::Tc, direct: true, .. } => "ours, tc mark, direct",
             Self::Ours { hook: Hook::Tc, direct: false, .. } => "ours, tc mark, other traffic",
             Self::Ours { hook: Hook::Xdp, direct: true, firewall: false } => {
@@ -98,6 +104,7 @@ impl Way {
             Self::Ours { hook: Hook::Redirect, direct: false, .. } => {
                 "ours, redirect, other traffic"
             }
+            Self::Ours { hook: Hook::RedirectByRules, .. } => "ours, redirect by all rules, direct",
             Self::NftInterval => "nft interval set, mark + rule",
             Self::NftPipapo => "nft pipapo, mark + rule",
             Self::Ipset => "ipset, mark + rule",
@@ -116,7 +123,9 @@ impl Way {
     /// Whether its packets are to leave by the direct uplink.
     pub(crate) const fn is_direct(self) -> bool {
         match self {
-            Self::Plain | Self::PlainAgain | Self::Rule | Self::Firewall => false,
+            Self::Plain | Self::PlainAgain | Self::Rule | Self::EmptyHooks | Self::Firewall => {
+                false
+            }
             Self::Ours { direct, .. } => direct,
             Self::Floor
             | Self::NftInterval
@@ -132,7 +141,7 @@ impl Way {
     pub(crate) fn set_up(self, gateway: &Namespace) -> Result<()> {
         match self {
             Self::Plain | Self::PlainAgain | Self::Floor => Ok(()),
-            Self::Rule => rule(gateway),
+            Self::Rule | Self::EmptyHooks => rule(gateway),
             Self::Ours { firewall, .. } => {
                 // As the daemon's: the main table but for its default routes goes first.
                 gateway.ip(&format!(
