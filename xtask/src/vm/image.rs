@@ -11,8 +11,12 @@ use crate::process::{command, find, run};
 
 /// Modules, in the order they are loaded. Debian builds each of them as one; a kernel that has one
 /// built in has no file.
-const MODULES: [&str; 3] =
-    ["drivers/net/veth.ko", "net/sched/sch_ingress.ko", "net/sched/cls_bpf.ko"];
+const MODULES: [&str; 4] = [
+    "drivers/net/veth.ko",
+    "drivers/net/tun.ko",
+    "net/sched/sch_ingress.ko",
+    "net/sched/cls_bpf.ko",
+];
 /// Files of the guest.
 const FILES: [(&str, &str); 4] = [
     ("init", include_str!("guest/init.sh")),

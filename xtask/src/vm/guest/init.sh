@@ -173,6 +173,10 @@ END
     # A second address of the client, which is not a listed source.
     ip -n client addr add 10.9.2.2/32 dev eth0
     ip route add 10.9.2.2/32 dev lan0
+    # Without an Ethernet header. Nobody is behind it.
+    ip tuntap add tun0 mode tun
+    ip addr add 10.9.3.1/24 dev tun0
+    ip link set tun0 up
     for address in 40.96.0.1 40.97.1.2 52.112.0.1; do ip -n far addr add $address/32 dev lo; done
     for port in 443 444; do ip netns exec far httpd -p $port -h /www; done >/dev/null
     # Only what is marked has a way to the far side.
@@ -207,6 +211,7 @@ check "proposals accepted" has '"accepted":{"packets":[1-9]'
 take "own entries, sources" own.toml
 attached lan0 '"native"' "$tc"
 attached lan1 null "$tc"
+attached tun0 null "$tc"
 question "direct (matched)" 10.9.0.2 40.96.0.1 tcp/443
 question "direct (matched)" 10.9.0.2 198.18.7.1 tcp/8443
 question "direct (matched)" 2001:db8:9::2 2001:db8:7::1 tcp/8443
@@ -218,6 +223,7 @@ question "inspect (source_not_listed)" 10.9.2.2 40.96.0.1 tcp/443
 question "inspect (source_not_listed)" 2001:db8:1::2 2603:1016::1 tcp/443
 question "inspect (source_not_listed)" --in lan0 10.9.1.2 40.96.0.1 tcp/443
 question "direct (matched)" --in lan1 10.9.1.2 40.96.0.1 tcp/443
+question "direct (matched)" --in tun0 10.9.3.2 40.96.0.1 tcp/443
 check "from a listed source by the direct way" reaches client 40.96.0.1 443
 check "by a listed interface by the direct way" reaches managed 40.96.0.1 443
 check "what is excluded does not" not reaches client 40.97.1.2 443
