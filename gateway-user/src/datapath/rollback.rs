@@ -49,14 +49,19 @@ pub(super) fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), Datap
     };
     // The best native program of the old generation: it may be of another kernel's making.
     let old_native = || either(Program::XdpFrags, Program::Xdp);
-    // What had XDP in front of it has it no more where somebody detached that; it classifies without.
+    // Whether there is XDP in front of it is told by the pins of links, which a crash may have left.
+    // Either classifies without a proposal.
     let old_tc = |program: Program| {
         if program == Program::Tc {
             either(program, Program::TcBehindXdp)
+        } else if program == Program::TcBehindXdp {
+            either(program, Program::Tc)
         } else {
             old_program(program)
         }
     };
+    // One that had no XDP has tc, which decides without.
+    let had_xdp = |path: Result<PathBuf, DatapathError>| path.ok().filter(|path| path.exists());
     let go_back = |step: Undo| {
         match step {
             Undo::Remove { ifindex, kind, path } => remove_link(ifindex, kind, &path)?,
@@ -67,12 +72,16 @@ pub(super) fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), Datap
             Undo::Restore { ifindex, kind, path, program } => {
                 let back = |error: ProgramError| go_back_error(ifindex, &error);
                 match kind {
-                    LinkKind::Native => {
-                        let mut old = open_xdp(&old_native()?, ifindex)?;
-                        gone_is_done(update_xdp(&mut old, &path), &path).map_err(back)?;
-                    }
-                    LinkKind::Generic => {
-                        let mut old = open_xdp(&old_program(Program::Xdp)?, ifindex)?;
+                    LinkKind::Native | LinkKind::Generic => {
+                        let pinned = if kind == LinkKind::Native {
+                            old_native()
+                        } else {
+                            old_program(Program::Xdp)
+                        };
+                        let Some(pinned) = had_xdp(pinned) else {
+                            return remove_link(ifindex, kind, &path);
+                        };
+                        let mut old = open_xdp(&pinned, ifindex)?;
                         gone_is_done(update_xdp(&mut old, &path), &path).map_err(back)?;
                     }
                     LinkKind::Tcx => {
