@@ -50,6 +50,8 @@ pub struct Keeper {
     ended: BTreeMap<String, u64>,
     put_back: u64,
     problem: Option<String>,
+    /// Words that were left, and whose flows could not be ended then.
+    owed: Option<Words>,
     /// Why flows that are to be ended are not, as it was said last: it is tried every second.
     not_ended: Option<String>,
     /// What passes netfilter by has to hear it before netfilter does.
@@ -218,6 +220,41 @@ impl Keeper {
         self.standings.take(&wanted.egress, &faults);
         self.end_what_is_owed().await;
         self.again = self.standings.is_waiting().then(|| Instant::now() + AGAIN);
+        self.leave_what_is_owed().await;
+    }
+
+    /// Ends the flows of words that were left and could not be ended then; until it can, the table resets
+    /// them.
+    async fn leave_what_is_owed(&mut self) {
+        let (Some(wanted), Some(words)) = (&self.wanted, self.owed) else { return };
+        match end(wanted, words, None, |_| true).await {
+            Ok(ended) => {
+                info!(
+                    event = "flows_ended",
+                    cause = "other_mark",
+                    flows = ended.removed,
+                    "{} direct flows of another [mark] are ended",
+                    ended.removed
+                );
+                (self.owed, self.not_ended) = (None, None);
+                self.count(REVOKED, ended);
+                if self.applied.has_left(words) {
+                    self.again = Some(Instant::now());
+                }
+            }
+            Err(failure) => {
+                self.say_not_ended(&failure);
+                self.again = Some(Instant::now() + AGAIN);
+            }
+        }
+    }
+
+    fn say_not_ended(&mut self, failure: &EgressError) {
+        let failure = failure.to_string();
+        if self.not_ended.as_ref() != Some(&failure) {
+            warn!("direct flows are not ended yet: {failure}");
+            self.not_ended = Some(failure);
+        }
     }
 
     async fn end_what_is_owed(&mut self) {
@@ -244,13 +281,7 @@ impl Keeper {
                 }
                 self.count(DOWN, ended);
             }
-            Err(failure) => {
-                let failure = failure.to_string();
-                if self.not_ended.as_ref() != Some(&failure) {
-                    warn!("direct flows are not ended yet: {failure}");
-                    self.not_ended = Some(failure);
-                }
-            }
+            Err(failure) => self.say_not_ended(&failure),
         }
     }
 
@@ -279,10 +310,17 @@ impl Keeper {
     /// They cannot be listed or removed.
     pub async fn leave(&mut self, before: &Wanted) -> Result<u64, EgressError> {
         let Some(wanted) = &self.wanted else { return Ok(0) };
-        let ended = end(wanted, before.words(), None, |_| true).await?;
+        let words = before.words();
+        let outcome = end(wanted, words, None, |_| true).await;
+        // By the same words there are flows of the new way by the next time.
+        self.owed = (outcome.is_err() && words != wanted.words()).then_some(words);
+        if self.owed.is_some() {
+            self.again = Some(Instant::now() + AGAIN);
+        }
+        let ended = outcome?;
         self.count(REVOKED, ended);
         // Not before: what the table resets by those words would in between go to an inspector.
-        if self.applied.has_left() {
+        if self.applied.has_left(words) {
             self.look_again().await;
         }
         Ok(ended.removed)

@@ -182,10 +182,9 @@ impl Applied {
         Self { leaving, ..Self::default() }
     }
 
-    /// No flow is direct by the words that were `leaving` any more; gives whether the table is to be made
-    /// anew for that.
-    pub(super) fn has_left(&mut self) -> bool {
-        self.leaving.take().is_some()
+    /// No flow is direct by these words any more; gives whether the table is to be made anew for that.
+    pub(super) fn has_left(&mut self, words: Words) -> bool {
+        self.leaving.take_if(|leaving| *leaving == words).is_some()
     }
 
     /// Whether the table there is inspects this family, or there is none of this process.

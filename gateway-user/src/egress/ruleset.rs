@@ -206,10 +206,18 @@ fn flow_is_direct(words: Words) -> String {
     format!("ct mark & {:#010x} == {:#010x}", words.bits(), words.direct())
 }
 
-/// The rules for what is marked, and was direct, by words that are left.
+/// The rules for what is marked, and was direct, by words that are left. Of flows that XDP redirected
+/// conntrack knows nothing but replies: their middles are marked, and nobody has decided them.
 fn left(words: Words) -> String {
-    let (mask, was_direct) = (!words.mark.mask, flow_is_direct(words));
-    format!("        meta mark set meta mark & {mask:#010x}\n        {was_direct} goto lost\n")
+    let Words { mark, decided } = words;
+    format!(
+        "        ct mark & {decided:#010x} == 0 meta mark & {:#010x} == {:#010x} tcp flags & (syn | rst) == 0x0 \
+         goto lost\n        meta mark set meta mark & {:#010x}\n        {} goto lost\n",
+        mark.mask,
+        mark.value,
+        !mark.mask,
+        flow_is_direct(words)
+    )
 }
 
 /// The rules for families that are closed or have no next hop.
@@ -413,8 +421,9 @@ mod tests {
         let words = Words { mark: Mark { value: 0x10, mask: 0x30 }, decided: 0x40 };
         let text =
             text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), Some(words), Before::Unknown);
-        let begin = "    chain inside {\n        meta mark set meta mark & 0xffffffcf\n        ct mark & \
-                     0x00000070 == 0x00000050 goto lost\n        ct state invalid";
+        let begin = "    chain inside {\n        ct mark & 0x00000040 == 0 meta mark & 0x00000030 == \
+                     0x00000010 tcp flags & (syn | rst) == 0x0 goto lost\n        meta mark set meta mark & \
+                     0xffffffcf\n        ct mark & 0x00000070 == 0x00000050 goto lost\n        ct state invalid";
         assert!(text.contains(begin), "{text}");
         assert!(closed_in(&text).is_empty());
     }
