@@ -571,6 +571,17 @@ fn while_nobody_disputes_the_way_our_table_alone_is_asked() {
         network.assert_it_redirects();
     }
 
+    // Default routes that no rule of ours suppresses.
+    for (route, table) in
+        [("blackhole default metric 9999", "main"), ("local default dev lo", "local")]
+    {
+        network.gateway(&format!("ip -6 route add {route}"));
+        let words = format!("the route to default of table {table}");
+        wait_until_disputed(&product, &[("ipv6", &words)]);
+        network.gateway(&format!("ip -6 route del {route}"));
+        wait_until_disputed(&product, &[]);
+    }
+
     // A list that changes is looked at again, and with the daemon dead it ends by itself.
     product.json(&["reload"]);
     wait_until_disputed(&product, &[]);

@@ -331,6 +331,7 @@ impl Daemon<'_> {
 
     async fn stop(mut self) -> Result<(), Failure> {
         self.service.stopping();
+        self.give_up_undisputed();
         self.leave_windows();
         let on_stop = self.serving.as_ref().map(|serving| serving.revision.config.on_stop);
         match on_stop.unwrap_or_default() {

@@ -223,9 +223,12 @@ impl Translation {
 
 /// Without a control map of ours nothing is published, which says why, and nothing redirected.
 fn with_control(pins: &Pins, work: impl FnOnce(&mut Control) -> Result<(), DatapathError>) {
-    if let Ok(Some(mut control)) = Control::open(pins)
-        && let Err(problem) = work(&mut control)
-    {
+    let outcome = match Control::open(pins) {
+        Ok(Some(mut control)) => work(&mut control),
+        Ok(None) | Err(DatapathError::NotControl { .. }) => Ok(()),
+        Err(problem) => Err(problem),
+    };
+    if let Err(problem) = outcome {
         error!("{problem}");
     }
 }

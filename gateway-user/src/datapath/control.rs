@@ -195,17 +195,19 @@ impl Control {
     ///
     /// The map or the clock cannot be read, or the map not be written.
     pub fn undisputed(&mut self, leases: [Option<Duration>; 2]) -> Result<(), DatapathError> {
+        let now = self.now();
+        // What is taken back of the one family does not wait for the other.
+        let mut outcome = Ok(());
         for (index, lease) in [UNDISPUTED_V4, UNDISPUTED_V6].into_iter().zip(leases) {
-            let until = match lease {
-                None => 0,
-                Some(lease) => {
-                    let nanoseconds = u64::try_from(lease.as_nanos()).unwrap_or(NEVER);
-                    self.now()?.saturating_add(nanoseconds)
+            let until = match (lease, &now) {
+                (Some(lease), Ok(now)) => {
+                    now.saturating_add(u64::try_from(lease.as_nanos()).unwrap_or(NEVER))
                 }
+                (None, _) | (_, Err(_)) => 0,
             };
-            self.set(index, until)?;
+            outcome = outcome.and(self.set(index, until));
         }
-        Ok(())
+        outcome.and(now.map(drop))
     }
 
     /// What the switches say now.

@@ -10,11 +10,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType,
+};
 use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::Wanted;
-use super::netlink::Netlink;
+use super::netlink::{Netlink, is_unknown_family};
 use super::routing::{Family, MAIN, Rule, priority, table};
 
 /// `RT_TABLE_LOCAL` (kernel `include/uapi/linux/rtnetlink.h`).
@@ -44,7 +46,13 @@ impl Subject {
         netlink: &Netlink,
         family: Family,
     ) -> io::Result<Option<String>> {
-        if let Some(who) = self.by_rule(family, &netlink.rules(family).await?) {
+        let rules = match netlink.rules(family).await {
+            Err(error) if is_unknown_family(&error) => {
+                return Ok(Some("the kernel knows no such family".to_owned()));
+            }
+            rules => rules?,
+        };
+        if let Some(who) = self.by_rule(family, &rules) {
             return Ok(Some(who));
         }
         for (number, name) in [(MAIN, "main"), (LOCAL, "local")] {
@@ -52,8 +60,9 @@ impl Subject {
             filter.attributes.push(RouteAttribute::Table(number));
             let disputes = |route: &RouteMessage| table(route) == number && self.is_by_route(route);
             if let Some(route) = netlink.find_route(filter, disputes).await? {
-                let to = destination(&route).map_or_else(String::new, |to| format!(" to {to}"));
-                return Ok(Some(format!("the route{to} of table {name}")));
+                let to =
+                    destination(&route).map_or_else(|| "default".to_owned(), |to| to.to_string());
+                return Ok(Some(format!("the route to {to} of table {name}")));
             }
         }
         Ok(None)
@@ -78,9 +87,10 @@ impl Subject {
         Some(format!("rule {} is not there", missing.priority))
     }
 
-    /// A route of which a selected prefix has an address. Default routes of the main table do not win.
+    /// A route of which a selected prefix has an address, but for default routes that our first rule
+    /// suppresses.
     fn is_by_route(&self, route: &RouteMessage) -> bool {
-        if route.header.destination_prefix_length == 0 || is_cached(route) {
+        if is_cached(route) || is_suppressed(route) {
             return false;
         }
         // One that cannot be read may be any.
@@ -107,6 +117,15 @@ impl Subject {
             _ => false,
         }
     }
+}
+
+/// Our first rule passes a default route of the main table by, if it leads anywhere: one that refuses or
+/// swallows packets ends the look-up (`fib_rules_lookup`, kernel `net/core/fib_rules.c`). The local table
+/// has a rule of the kernel's, which suppresses nothing.
+fn is_suppressed(route: &RouteMessage) -> bool {
+    route.header.destination_prefix_length == 0
+        && table(route) == MAIN
+        && matches!(route.header.kind, RouteType::Unicast | RouteType::Throw)
 }
 
 /// An exception of one destination (of its MTU, mostly), not a route.
@@ -162,9 +181,16 @@ mod tests {
         message
     }
 
+    fn of_table(mut message: RouteMessage, table: u32, kind: RouteType) -> RouteMessage {
+        message.header.kind = kind;
+        message.attributes.push(RouteAttribute::Table(table));
+        message
+    }
+
     #[test]
     fn a_route_disputes_the_way_where_it_has_an_address_of_a_selected_prefix() {
         let subject = subject();
+        let main = |to| of_table(route(to), MAIN, RouteType::Unicast);
         for (to, disputes) in [
             ("40.96.0.0/13", true),
             ("40.100.0.1/32", true),
@@ -184,12 +210,22 @@ mod tests {
             ("fe80::/64", false),
             ("::/1", true),
         ] {
-            assert_eq!(subject.is_by_route(&route(to)), disputes, "{to}");
+            assert_eq!(subject.is_by_route(&main(to)), disputes, "{to}");
         }
-        let mut cached = route("40.100.0.1/32");
+        for default in ["0.0.0.0/0", "::/0"] {
+            let local = of_table(route(default), LOCAL, RouteType::Local);
+            assert!(subject.is_by_route(&local), "nothing suppresses it");
+            for kind in [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit] {
+                assert!(subject.is_by_route(&of_table(route(default), MAIN, kind)), "{kind:?}");
+            }
+            let mut bare = of_table(route(default), MAIN, RouteType::BlackHole);
+            bare.attributes.retain(|it| !matches!(it, RouteAttribute::Destination(_)));
+            assert!(subject.is_by_route(&bare), "as the kernel lists it");
+        }
+        let mut cached = main("40.100.0.1/32");
         cached.header.flags = RouteFlags::Cloned;
         assert!(!subject.is_by_route(&cached), "an MTU that was learned");
-        let mut odd = route("128.0.0.0/1");
+        let mut odd = main("128.0.0.0/1");
         odd.attributes.clear();
         assert!(subject.is_by_route(&odd), "it may lead anywhere");
     }

@@ -6,6 +6,7 @@ use std::pin::pin;
 
 use futures_util::{Stream, TryStreamExt as _};
 use nix::libc;
+use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::{Handle, IpVersion};
@@ -24,8 +25,10 @@ impl Netlink {
     /// Connects; strict, so that the kernel filters: a gateway may have a million routes
     /// (`NETLINK_GET_STRICT_CHK`, kernel 4.20).
     pub(super) fn open() -> Result<Self, EgressError> {
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()
             .map_err(|source| EgressError::Netlink { what: "open a socket", source })?;
+        // The last message of a list says whether it is whole.
+        connection.set_forward_done(true);
         Ok(Self { handle, connection: tokio::spawn(connection) })
     }
 
@@ -71,7 +74,7 @@ impl Netlink {
     ) -> io::Result<Option<RouteMessage>> {
         let mut routes = pin!(self.handle.route().get(filter).execute());
         loop {
-            match routes.try_next().await.map_err(errno) {
+            match next(&mut routes).await {
                 Ok(Some(route)) if wanted(&route) => return Ok(Some(route)),
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(None),
@@ -154,12 +157,37 @@ impl Drop for Netlink {
     }
 }
 
-fn is_unknown_family(error: &io::Error) -> bool {
+pub(super) fn is_unknown_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
 async fn listed<T>(reply: impl Stream<Item = Result<T, rtnetlink::Error>>) -> io::Result<Vec<T>> {
-    reply.try_collect().await.map_err(errno)
+    let mut reply = pin!(reply);
+    let mut all = Vec::new();
+    while let Some(one) = next(&mut reply).await? {
+        all.push(one);
+    }
+    Ok(all)
+}
+
+/// The next of a list. Its last message, which has no item, has the error that ended it, if one did
+/// (`netlink_dump_done`, kernel `net/netlink/af_netlink.c`).
+async fn next<T>(
+    reply: &mut (impl Stream<Item = Result<T, rtnetlink::Error>> + Unpin),
+) -> io::Result<Option<T>> {
+    match reply.try_next().await {
+        Ok(one) => Ok(one),
+        Err(rtnetlink::Error::UnexpectedMessage(message)) => {
+            let NetlinkPayload::Done(end) = message.payload else {
+                return Err(io::Error::other("an unknown message in a list of the kernel's"));
+            };
+            if end.code == 0 {
+                return Ok(None);
+            }
+            Err(io::Error::from_raw_os_error(end.code.saturating_abs()))
+        }
+        Err(error) => Err(errno(error)),
+    }
 }
 
 fn unless_gone(outcome: Result<(), rtnetlink::Error>) -> io::Result<()> {

@@ -8,7 +8,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
 use super::{EgressError, Hop, PROTOCOL, Wanted};
 
@@ -224,7 +224,11 @@ impl Rule {
     #[expect(clippy::wildcard_enum_match_arm, reason = "there are more attributes every year")]
     pub(super) fn read(family: Family, message: &RuleMessage) -> Option<Self> {
         let header = &message.header;
-        if header.action != RuleAction::ToTable || header.src_len != 0 || header.dst_len != 0 {
+        let is_plain = header.src_len == 0
+            && header.dst_len == 0
+            && header.tos == 0
+            && !header.flags.contains(RuleFlags::Invert);
+        if header.action != RuleAction::ToTable || !is_plain {
             return None;
         }
         let mut rule = Self {

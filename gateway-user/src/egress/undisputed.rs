@@ -27,7 +27,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// At least so many times what the last look took: there may be a million routes, and they may change all
 /// the time.
 const SHARE: u32 = 50;
-const LONGEST: Duration = Duration::from_secs(64);
+/// When they are looked at again although nothing was heard: the kernel has no word for routes of IPv4 that
+/// go with their interface (kernel `net/ipv4/fib_frontend.c`).
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// Hears for how long each family's way may be looked up in the direct table, IPv4 first.
 type Leases = Box<dyn Fn([Option<Duration>; 2]) + Send + Sync>;
@@ -103,33 +105,45 @@ async fn until_touched(
         .map_err(|error| format!("rules and routes cannot be watched: {error}"))?;
     let _connection = AbortOnDrop(tokio::spawn(connection));
     let netlink = Netlink::open().map_err(|error| error.to_string())?;
-    let (begin, mut found) = (Instant::now(), BTreeMap::new());
-    for family in Family::ALL {
-        let who = subject.look(&netlink, family).await;
-        let who = who.map_err(|error| format!("rules and routes cannot be listed: {error}"))?;
-        found.extend(who.map(|who| (family, who)));
-    }
-    drop(netlink);
-    let look = begin.elapsed();
-    let lease = Family::ALL.map(|family| (!found.contains_key(&family)).then_some(LEASE));
-    say(found);
     let touched = async {
         while let Some((message, _)) = messages.next().await {
             if subject.is_touched_by(&message) {
-                return Ok(look);
+                return Ok(());
             }
         }
         Err("the kernel says no more of rules and routes".to_owned())
     };
     tokio::pin!(touched);
     loop {
-        tokio::select! {
-            // What was heard comes first.
-            biased;
-            outcome = &mut touched => return outcome,
-            () = async { leases(lease); sleep(RENEWAL).await } => {}
+        let begin = Instant::now();
+        let found = disputes(subject, &netlink).await?;
+        let look = begin.elapsed();
+        let lease = Family::ALL.map(|family| (!found.contains_key(&family)).then_some(LEASE));
+        say(found);
+        let until_next = begin + look.saturating_mul(SHARE).max(LONGEST);
+        while Instant::now() < until_next {
+            tokio::select! {
+                // What was heard comes first.
+                biased;
+                outcome = &mut touched => return outcome.map(|()| look),
+                () = async { leases(lease); sleep(RENEWAL).await } => {}
+            }
         }
     }
+}
+
+/// Who disputes the way of a family, of those that are disputed.
+async fn disputes(
+    subject: &Subject,
+    netlink: &Netlink,
+) -> Result<BTreeMap<Family, String>, String> {
+    let mut found = BTreeMap::new();
+    for family in Family::ALL {
+        let who = subject.look(netlink, family).await;
+        let who = who.map_err(|error| format!("rules and routes cannot be listed: {error}"))?;
+        found.extend(who.map(|who| (family, who)));
+    }
+    Ok(found)
 }
 
 struct AbortOnDrop(JoinHandle<()>);
