@@ -1,5 +1,7 @@
 //! One gateway between a source and two sinks, and a turn of packets through it.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::thread::sleep;
@@ -20,6 +22,7 @@ use gateway_user::datapath::{
 };
 use gateway_user::policy::{Rule, Table};
 use nix::net::if_::if_nametoindex;
+use tempfile::NamedTempFile;
 use xtask::testbed::{BpfFs, End, Namespace, Offloads, link};
 
 use crate::clock::Clock;
@@ -72,6 +75,9 @@ impl Rig {
         let direct = Sink::new(&sink, "in2")?;
         let other = Sink::new(&sink, "in3")?;
         way.set_up(&gateway)?;
+        if way.is_behind_firewall() {
+            establish(way, &gateway)?;
+        }
         let bpffs = BpfFs::new()?;
         if let Way::Ours { hook, .. } = way {
             gateway.enter(|| publish(hook, &Pins::new(bpffs.pins())))??;
@@ -266,21 +272,43 @@ fn publish(hook: Hook, pins: &Pins) -> Result<()> {
     Ok(())
 }
 
+/// Has the gateway's conntrack know the flow to every destination as one that was answered, as nearly all
+/// packets of a gateway are of such.
+fn establish(way: Way, gateway: &Namespace) -> Result<()> {
+    let mut flows = String::new();
+    for address in destinations(way)? {
+        writeln!(
+            flows,
+            "-I -p udp -s 10.0.1.2 -d {address} --sport 50000 --dport 443 -t 86400 -u SEEN_REPLY"
+        )?;
+    }
+    let mut file = NamedTempFile::new()?;
+    file.write_all(flows.as_bytes())?;
+    gateway.run(&format!("conntrack --load-file {}", file.path().display())).map(drop)
+}
+
+/// Where packets of a turn go, in this order.
+fn destinations(way: Way) -> Result<Vec<Ipv4Addr>> {
+    let prefixes = prefixes()?;
+    let count = u32::try_from(prefixes.len())?;
+    let destination = |number: u32| {
+        let prefix = prefixes.get(usize::try_from(number % count)?).context("a prefix")?;
+        let address = Ipv4Addr::from_bits(prefix.network().to_bits() + number / count);
+        // The same way off, where nothing is listed.
+        let elsewhere = Ipv4Addr::from_bits(address.to_bits() + (8 << 24));
+        Ok(if way.is_to_list() { address } else { elsewhere })
+    };
+    (0..PACKETS).map(destination).collect()
+}
+
 /// Sends to every destination in turn, out of interface `from`.
 fn feeder(way: Way, from: u32) -> Result<Ebpf> {
     let mut ebpf = EbpfLoader::new().override_global("SEND_TO", &from, true).load(OBJECT)?;
     let program: &mut Xdp = ebpf.program_mut("bench_send").context("bench_send")?.try_into()?;
     program.load()?;
-    let prefixes = prefixes()?;
     let mut map: Array<_, [[u8; 4]; 4]> =
         ebpf.map_mut("DESTINATION").context("DESTINATION")?.try_into()?;
-    for number in 0..PACKETS {
-        let prefix = prefixes[usize::try_from(number)? % prefixes.len()];
-        let host = number / u32::try_from(prefixes.len())?;
-        let address = Ipv4Addr::from_bits(prefix.network().to_bits() + host);
-        // The same way off, where nothing is listed.
-        let elsewhere = Ipv4Addr::from_bits(address.to_bits() + (8 << 24));
-        let address = if way.is_to_list() { address } else { elsewhere };
+    for (number, address) in (0..).zip(destinations(way)?) {
         let mut frame = frame()?;
         frame[30..34].copy_from_slice(&address.octets());
         frame[24..26].fill(0);

@@ -105,13 +105,13 @@ impl Way {
                 "ours, redirect, other traffic"
             }
             Self::Ours { hook: Hook::RedirectByRules, .. } => "ours, redirect by all rules, direct",
-            Self::NftInterval => "nft interval set, mark + rule",
-            Self::NftPipapo => "nft pipapo, mark + rule",
-            Self::Ipset => "ipset, mark + rule",
-            Self::IptablesRules => "100 iptables rules, mark + rule",
+            Self::NftInterval => "nft interval set, mark + rules",
+            Self::NftPipapo => "nft pipapo, mark + rules",
+            Self::Ipset => "ipset, mark + rules",
+            Self::IptablesRules => "100 iptables rules, mark + rules",
             Self::IpRules => "100 `ip rule to`",
             Self::Firewall => "firewall of 50 stateful rules",
-            Self::FirewallNft => "firewall, nft pipapo, mark + rule",
+            Self::FirewallNft => "firewall, nft pipapo, mark + rules",
         }
     }
 
@@ -137,27 +137,28 @@ impl Way {
         }
     }
 
+    /// Whether conntrack and the rules of a firewall are in the way.
+    pub(crate) const fn is_behind_firewall(self) -> bool {
+        matches!(self, Self::Firewall | Self::FirewallNft | Self::Ours { firewall: true, .. })
+    }
+
     /// Puts in place what is not ours.
     pub(crate) fn set_up(self, gateway: &Namespace) -> Result<()> {
         match self {
             Self::Plain | Self::PlainAgain | Self::Floor => Ok(()),
             Self::Rule | Self::EmptyHooks => rule(gateway),
             Self::Ours { firewall, .. } => {
-                // As the daemon's: the main table but for its default routes goes first.
-                gateway.ip(&format!(
-                    "rule add fwmark {MARK:#x}/{MARK:#x} lookup main suppress_prefixlength 0 priority 365\n"
-                ))?;
-                rule(gateway)?;
+                rules(gateway)?;
                 if firewall { gateway.nft(&self::firewall()) } else { Ok(()) }
             }
             Self::NftInterval => {
-                rule(gateway)?;
+                rules(gateway)?;
                 let elements = list(|prefix| format!("{prefix}, "))?;
                 gateway.nft(&marking("ipv4_addr", &elements, "ip daddr @listed udp dport 443"))
             }
             Self::NftPipapo => nft_pipapo(gateway),
             Self::Ipset => {
-                rule(gateway)?;
+                rules(gateway)?;
                 // ipset is not bound to one namespace by name: it is the one of who asks.
                 gateway.run("ipset create list hash:net")?;
                 for prefix in prefixes()? {
@@ -171,7 +172,7 @@ impl Way {
                     .map(drop)
             }
             Self::IptablesRules => {
-                rule(gateway)?;
+                rules(gateway)?;
                 for prefix in prefixes()? {
                     gateway.run(&format!(
                         "iptables -t mangle -A PREROUTING -d {prefix} -p udp --dport 443 -j MARK \
@@ -204,12 +205,21 @@ fn list(text: impl Fn(Ipv4Net) -> String) -> Result<String> {
     Ok(prefixes()?.into_iter().map(text).collect())
 }
 
+/// Those of the daemon, whoever marks: the main table but for its default routes goes first, else marked
+/// packets would leave local networks by the uplink.
+fn rules(gateway: &Namespace) -> Result<()> {
+    gateway.ip(&format!(
+        "rule add fwmark {MARK:#x}/{MARK:#x} lookup main suppress_prefixlength 0 priority 365\n"
+    ))?;
+    rule(gateway)
+}
+
 fn rule(gateway: &Namespace) -> Result<()> {
     gateway.ip(&format!("rule add fwmark {MARK:#x}/{MARK:#x} lookup 365 priority 366\n"))
 }
 
 fn nft_pipapo(gateway: &Namespace) -> Result<()> {
-    rule(gateway)?;
+    rules(gateway)?;
     let elements = list(|prefix| format!("{prefix} . udp . 443, "))?;
     gateway.nft(&marking(
         "ipv4_addr . inet_proto . inet_service",
