@@ -66,7 +66,8 @@ impl Netlink {
         listed(self.handle.rule().get(version).execute()).await
     }
 
-    /// The first of the routes that pass `filter` which is `wanted`. No more than one is held at a time.
+    /// The first of the routes that pass `filter` which is `wanted`. The connection is not to be asked for
+    /// another list afterwards.
     pub(super) async fn find_route(
         &self,
         filter: RouteMessage,
@@ -176,7 +177,8 @@ async fn next<T>(
     reply: &mut (impl Stream<Item = Result<T, rtnetlink::Error>> + Unpin),
 ) -> io::Result<Option<T>> {
     match reply.try_next().await {
-        Ok(one) => Ok(one),
+        Ok(Some(one)) => Ok(Some(one)),
+        Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
         Err(rtnetlink::Error::UnexpectedMessage(message)) => {
             let NetlinkPayload::Done(end) = message.payload else {
                 return Err(io::Error::other("an unknown message in a list of the kernel's"));

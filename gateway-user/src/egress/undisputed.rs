@@ -104,7 +104,6 @@ async fn until_touched(
     let (connection, _, mut messages) = new_multicast_connection(&groups)
         .map_err(|error| format!("rules and routes cannot be watched: {error}"))?;
     let _connection = AbortOnDrop(tokio::spawn(connection));
-    let netlink = Netlink::open().map_err(|error| error.to_string())?;
     let touched = async {
         while let Some((message, _)) = messages.next().await {
             if subject.is_touched_by(&message) {
@@ -116,7 +115,12 @@ async fn until_touched(
     tokio::pin!(touched);
     loop {
         let begin = Instant::now();
-        let found = disputes(subject, &netlink).await?;
+        let found = tokio::select! {
+            // Nothing is taken for granted that has changed meanwhile.
+            biased;
+            outcome = &mut touched => return outcome.map(|()| begin.elapsed()),
+            found = disputes(subject) => found?,
+        };
         let look = begin.elapsed();
         let lease = Family::ALL.map(|family| (!found.contains_key(&family)).then_some(LEASE));
         say(found);
@@ -133,13 +137,12 @@ async fn until_touched(
 }
 
 /// Who disputes the way of a family, of those that are disputed.
-async fn disputes(
-    subject: &Subject,
-    netlink: &Netlink,
-) -> Result<BTreeMap<Family, String>, String> {
+async fn disputes(subject: &Subject) -> Result<BTreeMap<Family, String>, String> {
     let mut found = BTreeMap::new();
     for family in Family::ALL {
-        let who = subject.look(netlink, family).await;
+        // A socket of its own: the first route that is found ends a list, and the kernel is not done with it.
+        let netlink = Netlink::open().map_err(|error| error.to_string())?;
+        let who = subject.look(&netlink, family).await;
         let who = who.map_err(|error| format!("rules and routes cannot be listed: {error}"))?;
         found.extend(who.map(|who| (family, who)));
     }
