@@ -279,7 +279,7 @@ fn establish(way: Way, gateway: &Namespace) -> Result<()> {
     for address in destinations(way)? {
         writeln!(
             flows,
-            "-I -p udp -s 10.0.1.2 -d {address} --sport 50000 --dport 443 -t 86400 -u SEEN_REPLY"
+            "-I -p udp -s 10.0.1.2 -d {address} --sport 50000 --dport 443 -t 86400 -u SEEN_REPLY,FIXED_TIMEOUT"
         )?;
     }
     let mut file = NamedTempFile::new()?;

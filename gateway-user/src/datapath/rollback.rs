@@ -97,10 +97,11 @@ pub(super) fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), Datap
             Undo::Reattach { .. } if old.is_none() => {}
             Undo::Reattach { ifindex, kind, path } => {
                 let (pinned, mode) = if kind == LinkKind::Native {
-                    (old_native()?, XdpMode::Driver)
+                    (old_native(), XdpMode::Driver)
                 } else {
-                    (old_program(Program::Xdp)?, XdpMode::Skb)
+                    (old_program(Program::Xdp), XdpMode::Skb)
                 };
+                let Some(pinned) = had_xdp(pinned) else { return Ok(()) };
                 let mut old = open_xdp(&pinned, ifindex)?;
                 let link = attach_xdp_link(&mut old, ifindex, mode)
                     .map_err(|error| go_back_error(ifindex, &error))?;

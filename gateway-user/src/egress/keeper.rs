@@ -50,8 +50,8 @@ pub struct Keeper {
     ended: BTreeMap<String, u64>,
     put_back: u64,
     problem: Option<String>,
-    /// Words that were left, and whose flows could not be ended then.
-    owed: Option<Words>,
+    /// Words that were left, and whose flows could not be ended then, the latest last.
+    owed: Vec<Words>,
     /// Why flows that are to be ended are not, as it was said last: it is tried every second.
     not_ended: Option<String>,
     /// What passes netfilter by has to hear it before netfilter does.
@@ -106,7 +106,9 @@ impl Keeper {
             return Ok(());
         }
         // Whatever has its name may be of another process; and it is another one now.
-        self.applied = Applied::nothing(before.filter(|before| *before != wanted.words()));
+        self.owed.retain(|words| *words != wanted.words());
+        let before = before.filter(|before| *before != wanted.words());
+        self.applied = Applied::nothing(before.or_else(|| self.owed.last().copied()));
         let egress = &wanted.egress;
         let before = self.wanted.as_ref().and_then(|wanted| wanted.egress.health.as_ref());
         let is_same_health = before.is_some() && before == egress.health.as_ref();
@@ -226,7 +228,7 @@ impl Keeper {
     /// Ends the flows of words that were left and could not be ended then; until it can, the table resets
     /// them.
     async fn leave_what_is_owed(&mut self) {
-        let (Some(wanted), Some(words)) = (&self.wanted, self.owed) else { return };
+        let (Some(wanted), Some(words)) = (&self.wanted, self.owed.last().copied()) else { return };
         match end(wanted, words, None, |_| true).await {
             Ok(ended) => {
                 info!(
@@ -236,9 +238,10 @@ impl Keeper {
                     "{} direct flows of another [mark] are ended",
                     ended.removed
                 );
-                (self.owed, self.not_ended) = (None, None);
+                self.owed.pop();
+                self.not_ended = None;
                 self.count(REVOKED, ended);
-                if self.applied.has_left(words) {
+                if self.applied.has_left(words) || !self.owed.is_empty() {
                     self.again = Some(Instant::now());
                 }
             }
@@ -313,8 +316,8 @@ impl Keeper {
         let words = before.words();
         let outcome = end(wanted, words, None, |_| true).await;
         // By the same words there are flows of the new way by the next time.
-        self.owed = (outcome.is_err() && words != wanted.words()).then_some(words);
-        if self.owed.is_some() {
+        if outcome.is_err() && words != wanted.words() {
+            self.owed.push(words);
             self.again = Some(Instant::now() + AGAIN);
         }
         let ended = outcome?;

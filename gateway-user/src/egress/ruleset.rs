@@ -64,7 +64,7 @@ pub(super) fn text(
     let both = wanted.words().direct();
     let flow_is_direct = flow_is_direct(wanted.words());
     let no_way = no_way(wanted, closed, &is_direct);
-    let leaving = leaving.map(left).unwrap_or_default();
+    let leaving = leaving.map(|words| left(words, wanted)).unwrap_or_default();
     let make_room = match before {
         Before::Unknown => format!("table inet {TABLE}\ndelete table inet {TABLE}"),
         Before::Alike => format!("flush table inet {TABLE}"),
@@ -207,14 +207,22 @@ fn flow_is_direct(words: Words) -> String {
 }
 
 /// The rules for what is marked, and was direct, by words that are left. Of flows that XDP redirected
-/// conntrack knows nothing but replies: their middles are marked, and nobody has decided them.
-fn left(words: Words) -> String {
-    let Words { mark, decided } = words;
+/// conntrack knows nothing but replies: their middles are marked, and nobody has decided them, by these
+/// words or by those that are wanted.
+fn left(words: Words, wanted: &Wanted) -> String {
+    let mark = words.mark;
+    let of_redirected = match wanted.egress.action {
+        Action::Mark => String::new(),
+        Action::Redirect => format!(
+            "        ct mark & {:#010x} == 0 meta mark & {:#010x} == {:#010x} tcp flags & (syn | rst) == 0x0 \
+             goto lost\n",
+            words.decided | wanted.egress.decided,
+            mark.mask,
+            mark.value,
+        ),
+    };
     format!(
-        "        ct mark & {decided:#010x} == 0 meta mark & {:#010x} == {:#010x} tcp flags & (syn | rst) == 0x0 \
-         goto lost\n        meta mark set meta mark & {:#010x}\n        {} goto lost\n",
-        mark.mask,
-        mark.value,
+        "{of_redirected}        meta mark set meta mark & {:#010x}\n        {} goto lost\n",
         !mark.mask,
         flow_is_direct(words)
     )
@@ -419,12 +427,21 @@ mod tests {
     #[test]
     fn what_is_marked_and_was_direct_by_words_that_are_left_is_cleared_and_reset_first() {
         let words = Words { mark: Mark { value: 0x10, mask: 0x30 }, decided: 0x40 };
-        let text =
-            text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), Some(words), Before::Unknown);
-        let begin = "    chain inside {\n        ct mark & 0x00000040 == 0 meta mark & 0x00000030 == \
-                     0x00000010 tcp flags & (syn | rst) == 0x0 goto lost\n        meta mark set meta mark & \
-                     0xffffffcf\n        ct mark & 0x00000070 == 0x00000050 goto lost\n        ct state invalid";
-        assert!(text.contains(begin), "{text}");
+        let mut wanted = wanted();
+        let none = BTreeSet::new();
+        let of =
+            |wanted: &Wanted| text(wanted, &none, &BTreeMap::new(), Some(words), Before::Unknown);
+        let begin = "    chain inside {\n";
+        let rules = "        meta mark set meta mark & 0xffffffcf\n        ct mark & 0x00000070 == \
+                     0x00000050 goto lost\n        ct state invalid";
+        let text = of(&wanted);
+        assert!(text.contains(&format!("{begin}{rules}")), "{text}");
+        assert!(closed_in(&text).is_empty());
+        wanted.egress.action = Action::Redirect;
+        let first = "        ct mark & 0x02000040 == 0 meta mark & 0x00000030 == 0x00000010 tcp flags & \
+                     (syn | rst) == 0x0 goto lost\n";
+        let text = of(&wanted);
+        assert!(text.contains(&format!("{begin}{first}{rules}")), "{text}");
         assert!(closed_in(&text).is_empty());
     }
 
