@@ -7,15 +7,17 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, MapError, PerCpuArray, PerCpuValues};
-use aya::programs::{ProgramFd, SchedClassifier, Xdp};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier, Xdp};
 use aya::util::{KernelVersion, nr_cpus};
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{COUNTER_FIRST_GROUP, MAX_FLOWS, MAX_WINDOWS, Slot};
 use gateway_common::control;
 use ipnet::IpNet;
+use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::hook_spread::HookSpread;
+use super::link::errno;
 use super::windows::FlowKey;
 use super::{DatapathError, Manifest, Redirect, fill};
 use crate::config::{Mark, Mode};
@@ -253,11 +255,13 @@ impl Generation {
             programs.insert(Program::Xdp);
         }
         for program in &programs {
-            let outcome = if program.is_xdp() {
-                xdp(&mut ebpf, *program)?.load()
-            } else {
-                tc(&mut ebpf, *program)?.load()
-            };
+            let mut outcome = load_program(&mut ebpf, *program)?;
+            for _ in 1..LOAD_ATTEMPTS {
+                if !outcome.as_ref().is_err_and(|error| errno(error) == Some(libc::EAGAIN)) {
+                    break;
+                }
+                outcome = load_program(&mut ebpf, *program)?;
+            }
             outcome.map_err(|error| load(program.name(), chain(&error)))?;
         }
         Ok(Self { ebpf, programs: programs.into_iter().collect(), setting })
@@ -478,6 +482,17 @@ fn causes(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// The verifier gives up with `EAGAIN` when a signal comes in the tenth of a second that it takes
+/// (`do_check`, kernel `kernel/bpf/verifier.c`), which is no reason to refuse a list.
+const LOAD_ATTEMPTS: usize = 5;
+
+fn load_program(
+    ebpf: &mut Ebpf,
+    program: Program,
+) -> Result<Result<(), ProgramError>, DatapathError> {
+    Ok(if program.is_xdp() { xdp(ebpf, program)?.load() } else { tc(ebpf, program)?.load() })
 }
 
 fn xdp(ebpf: &mut Ebpf, program: Program) -> Result<&mut Xdp, DatapathError> {
