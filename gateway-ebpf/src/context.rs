@@ -536,8 +536,8 @@ pub(crate) fn write_metadata(ctx: &XdpContext) -> bool {
     true
 }
 
-/// `struct bpf_fib_lookup`, of a look-up by all rules with a mark, or in one table (kernel `include/uapi/linux/bpf.h`; aya's
-/// binding is older than the mark).
+/// `struct bpf_fib_lookup`, of a look-up by all rules with a mark, or in one table (kernel
+/// `include/uapi/linux/bpf.h`; aya's binding is older than the mark).
 #[repr(C, align(4))]
 struct LookUp {
     family: u8,

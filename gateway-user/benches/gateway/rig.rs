@@ -47,8 +47,7 @@ pub(crate) struct Rig {
     gateway: Namespace,
     _sink: Namespace,
     _bpffs: BpfFs,
-    _floor: Option<(Ebpf, FdLink)>,
-    _empty: Option<(Ebpf, [FdLink; 2])>,
+    _beside: Option<(Ebpf, Vec<FdLink>)>,
     /// Turns that were done again, because the rings were full.
     pub(crate) overrun: usize,
 }
@@ -82,8 +81,13 @@ impl Rig {
         if let Way::Ours { hook, .. } = way {
             gateway.enter(|| publish(hook, &Pins::new(bpffs.pins())))??;
         }
-        let floor = if way == Way::Floor { Some(floor(&gateway)?) } else { None };
-        let empty = if way == Way::EmptyHooks { Some(empty_hooks(&gateway)?) } else { None };
+        let beside = if way == Way::Floor {
+            Some(floor(&gateway)?)
+        } else if way == Way::EmptyHooks {
+            Some(empty_hooks(&gateway)?)
+        } else {
+            None
+        };
         let from = source.enter(|| if_nametoindex("src0"))??;
         let (feeder, frame) = (feeder(way, from)?, frame()?);
         Ok(Self {
@@ -97,8 +101,7 @@ impl Rig {
             gateway,
             _sink: sink,
             _bpffs: bpffs,
-            _floor: floor,
-            _empty: empty,
+            _beside: beside,
             overrun: 0,
         })
     }
@@ -198,15 +201,15 @@ fn attach(
 }
 
 /// What sends everything on from `lan0` to `up0`.
-fn floor(gateway: &Namespace) -> Result<(Ebpf, FdLink)> {
+fn floor(gateway: &Namespace) -> Result<(Ebpf, Vec<FdLink>)> {
     let to = gateway.enter(|| if_nametoindex("up0"))??;
     let mut ebpf = EbpfLoader::new().override_global("SEND_TO", &to, true).load(OBJECT)?;
     let link = attach(&mut ebpf, "bench_forward", gateway, "lan0")?;
-    Ok((ebpf, link))
+    Ok((ebpf, vec![link]))
 }
 
 /// What a hook costs that looks at nothing: by those that ours are attached to.
-fn empty_hooks(gateway: &Namespace) -> Result<(Ebpf, [FdLink; 2])> {
+fn empty_hooks(gateway: &Namespace) -> Result<(Ebpf, Vec<FdLink>)> {
     let mut ebpf = Ebpf::load(OBJECT)?;
     let xdp = attach(&mut ebpf, "bench_xdp_frags", gateway, "lan0")?;
     let tc = gateway.enter(|| -> Result<FdLink> {
@@ -217,7 +220,7 @@ fn empty_hooks(gateway: &Namespace) -> Result<(Ebpf, [FdLink; 2])> {
         let id = program.attach_with_options("lan0", TcAttachType::Ingress, options)?;
         Ok(program.take_link(id)?.try_into()?)
     })??;
-    Ok((ebpf, [xdp, tc]))
+    Ok((ebpf, vec![xdp, tc]))
 }
 
 pub(crate) fn join(one: (&Namespace, &str), other: (&Namespace, &str), number: u8) -> Result<()> {

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 use tracing::{error, info, warn};
 
@@ -32,8 +31,6 @@ pub(super) struct Serving {
     pub(super) inspecting: bool,
     /// What support windows let go direct besides.
     pub(super) support: Support,
-    /// Where packets may go direct to.
-    pub(super) prefixes: Vec<IpNet>,
     /// Where it redirects to.
     pub(super) redirect: Option<Redirect>,
     /// Where it would, and could not be attached so.
@@ -278,11 +275,7 @@ impl Daemon<'_> {
         (self.problem, self.failed) = (None, None);
         self.heartbeat.take(self.lock.pins());
         let redirect = blueprint.redirect;
-        let table = &blueprint.table;
-        let windows = table.support().prefixes();
-        let prefixes = table.prefixes().chain(windows).map(|(prefix, _)| prefix).collect();
-        let now =
-            Serving { revision, generation, inspecting, support, prefixes, redirect, refused };
+        let now = Serving { revision, generation, inspecting, support, redirect, refused };
         let before = self.serving.replace(now);
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.

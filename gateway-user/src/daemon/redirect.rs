@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use super::change::Serving;
 use super::{Daemon, hooks};
 use crate::config::{Action, Config, Egress};
 use crate::datapath::{
@@ -144,12 +145,15 @@ impl Daemon<'_> {
     /// Has the ways of what serves looked up in the direct table alone, while nobody disputes them.
     pub(super) fn claim_undisputed(&mut self) {
         let (Some(serving), Some(wanted)) = (&self.serving, self.egress.wanted()) else { return };
-        if serving.redirect.is_none() || self.undisputed.is_some() {
+        if serving.redirect.is_none() {
             return;
         }
+        let Serving { revision, support, .. } = serving;
+        let prefixes = revision.compiled.table.prefixes().chain(support.prefixes());
+        let prefixes = prefixes.map(|(prefix, _)| prefix);
         let pins = self.lock.pins().clone();
         let leases = move |leases| with_control(&pins, |control| control.undisputed(leases));
-        self.undisputed = Some(Undisputed::watch(wanted.clone(), &serving.prefixes, leases));
+        self.undisputed = Some(Undisputed::watch(wanted.clone(), prefixes, leases));
     }
 
     /// By whom the way of a family is disputed that is redirected, by its name.

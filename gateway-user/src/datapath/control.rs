@@ -127,10 +127,7 @@ impl Control {
     pub fn renew(&mut self, deadline: Option<Duration>) -> Result<(), DatapathError> {
         let until = match deadline {
             None => NEVER,
-            Some(deadline) => {
-                let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(NEVER);
-                self.now()?.saturating_add(nanoseconds)
-            }
+            Some(deadline) => self.after(deadline)?,
         };
         self.set_deadline(until)
     }
@@ -195,19 +192,14 @@ impl Control {
     ///
     /// The map or the clock cannot be read, or the map not be written.
     pub fn undisputed(&mut self, leases: [Option<Duration>; 2]) -> Result<(), DatapathError> {
-        let now = self.now();
         // What is taken back of the one family does not wait for the other.
         let mut outcome = Ok(());
         for (index, lease) in [UNDISPUTED_V4, UNDISPUTED_V6].into_iter().zip(leases) {
-            let until = match (lease, &now) {
-                (Some(lease), Ok(now)) => {
-                    now.saturating_add(u64::try_from(lease.as_nanos()).unwrap_or(NEVER))
-                }
-                (None, _) | (_, Err(_)) => 0,
-            };
-            outcome = outcome.and(self.set(index, until));
+            let until = lease.map_or(Ok(0), |lease| self.after(lease));
+            outcome = outcome.and(self.set(index, *until.as_ref().unwrap_or(&0)));
+            outcome = outcome.and(until.map(drop));
         }
-        outcome.and(now.map(drop))
+        outcome
     }
 
     /// What the switches say now.
@@ -236,9 +228,8 @@ impl Control {
 
     /// Lets the programs draw one packet in `one_in` for `lease` from now; 0 ends it.
     pub(super) fn draw(&mut self, one_in: u32, lease: Duration) -> Result<(), DatapathError> {
-        let lease = u64::try_from(lease.as_nanos()).unwrap_or(NEVER);
         // In this order: a word without its lease would be put back to zero.
-        self.set(SAMPLE_UNTIL, self.now()?.saturating_add(lease))?;
+        self.set(SAMPLE_UNTIL, self.after(lease)?)?;
         self.set(SAMPLE, u64::from(one_in))
     }
 
@@ -255,6 +246,12 @@ impl Control {
             what: "cannot be written",
             source: io::Error::other(chain(&error)),
         })
+    }
+
+    /// The word of a moment so long from now.
+    fn after(&self, time: Duration) -> Result<u64, DatapathError> {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(NEVER);
+        Ok(self.now()?.saturating_add(nanoseconds))
     }
 
     /// `bpf_ktime_get_ns`, as user space reads it.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, MapError, PerCpuArray, PerCpuValues};
-use aya::programs::{ProgramError, ProgramFd, SchedClassifier, Xdp};
+use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::util::{KernelVersion, nr_cpus};
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{COUNTER_FIRST_GROUP, MAX_FLOWS, MAX_WINDOWS, Slot};
@@ -255,14 +255,7 @@ impl Generation {
             programs.insert(Program::Xdp);
         }
         for program in &programs {
-            let mut outcome = load_program(&mut ebpf, *program)?;
-            for _ in 1..LOAD_ATTEMPTS {
-                if !outcome.as_ref().is_err_and(|error| errno(error) == Some(libc::EAGAIN)) {
-                    break;
-                }
-                outcome = load_program(&mut ebpf, *program)?;
-            }
-            outcome.map_err(|error| load(program.name(), chain(&error)))?;
+            load_program(&mut ebpf, *program)?;
         }
         Ok(Self { ebpf, programs: programs.into_iter().collect(), setting })
     }
@@ -488,11 +481,18 @@ fn causes(error: &dyn std::error::Error) -> String {
 /// (`do_check`, kernel `kernel/bpf/verifier.c`), which is no reason to refuse a list.
 const LOAD_ATTEMPTS: usize = 5;
 
-fn load_program(
-    ebpf: &mut Ebpf,
-    program: Program,
-) -> Result<Result<(), ProgramError>, DatapathError> {
-    Ok(if program.is_xdp() { xdp(ebpf, program)?.load() } else { tc(ebpf, program)?.load() })
+fn load_program(ebpf: &mut Ebpf, program: Program) -> Result<(), DatapathError> {
+    let mut attempts = 1;
+    loop {
+        let outcome =
+            if program.is_xdp() { xdp(ebpf, program)?.load() } else { tc(ebpf, program)?.load() };
+        match outcome {
+            Err(error) if attempts < LOAD_ATTEMPTS && errno(&error) == Some(libc::EAGAIN) => {
+                attempts += 1;
+            }
+            outcome => return outcome.map_err(|error| load(program.name(), chain(&error))),
+        }
+    }
 }
 
 fn xdp(ebpf: &mut Ebpf, program: Program) -> Result<&mut Xdp, DatapathError> {

@@ -51,14 +51,10 @@ pub(super) fn roll_back(undo: Vec<Undo>, old: Option<&Path>) -> Result<(), Datap
     let old_native = || either(Program::XdpFrags, Program::Xdp);
     // Whether there is XDP in front of it is told by the pins of links, which a crash may have left.
     // Either classifies without a proposal.
-    let old_tc = |program: Program| {
-        if program == Program::Tc {
-            either(program, Program::TcBehindXdp)
-        } else if program == Program::TcBehindXdp {
-            either(program, Program::Tc)
-        } else {
-            old_program(program)
-        }
+    let old_tc = |program: Program| match program {
+        Program::Tc => either(program, Program::TcBehindXdp),
+        Program::TcBehindXdp => either(program, Program::Tc),
+        Program::Xdp | Program::XdpFrags | Program::TcIp | Program::Explain => old_program(program),
     };
     // One that had no XDP has tc, which decides without.
     let had_xdp = |path: Result<PathBuf, DatapathError>| path.ok().filter(|path| path.exists());

@@ -30,9 +30,9 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    pub(super) fn new(wanted: Wanted, prefixes: &[IpNet]) -> Self {
-        let mut prefixes = IpNet::aggregate(&prefixes.to_vec());
-        prefixes.sort_by_key(|prefix| (prefix.network().is_ipv6(), prefix.network()));
+    pub(super) fn new(wanted: Wanted, prefixes: impl Iterator<Item = IpNet>) -> Self {
+        let mut prefixes = IpNet::aggregate(&prefixes.collect());
+        prefixes.sort();
         Self { wanted, prefixes }
     }
 
@@ -95,10 +95,7 @@ impl Subject {
         }
         // One that cannot be read may be any.
         let Some(to) = destination(route) else { return true };
-        let place = |prefix: &IpNet| (prefix.network().is_ipv6(), prefix.broadcast());
-        let first = self
-            .prefixes
-            .partition_point(|prefix| place(prefix) < (to.network().is_ipv6(), to.network()));
+        let first = self.prefixes.partition_point(|prefix| prefix.broadcast() < to.network());
         self.prefixes.get(first).is_some_and(|prefix| prefix.contains(&to) || to.contains(prefix))
     }
 
@@ -151,26 +148,11 @@ mod tests {
     use rtnetlink::packet_route::rule::RuleAttribute;
 
     use super::*;
-    use crate::config::{Action, Egress, Mark, NextHop, OnFailure};
 
     fn subject() -> Subject {
-        let egress = Egress {
-            interface: "wan0".into(),
-            gateway4: Some(NextHop::Learned),
-            gateway6: Some(NextHop::Learned),
-            table: 365,
-            priority: 365,
-            masquerade: false,
-            clamp_mss: false,
-            decided: 2,
-            on_failure: OnFailure::Inspect,
-            health: None,
-            action: Action::Redirect,
-        };
-        let mark = Mark { value: 1, mask: 1 };
         let prefixes = ["40.96.0.0/13", "40.104.0.0/15", "52.96.0.0/14", "2603:1006::/40"];
         let prefixes = prefixes.map(|prefix| prefix.parse().unwrap());
-        Subject::new(Wanted { egress, mark, inside: ["lan0".to_owned()].into() }, &prefixes)
+        Subject::new(Wanted::example(), prefixes.into_iter())
     }
 
     fn route(to: &str) -> RouteMessage {

@@ -112,6 +112,29 @@ impl Words {
     }
 }
 
+#[cfg(test)]
+impl Wanted {
+    /// A way out of both families by `wan0`, for unit tests to change.
+    fn example() -> Self {
+        use crate::config::{Action, NextHop, OnFailure};
+        let egress = Egress {
+            interface: "wan0".into(),
+            gateway4: Some(NextHop::Learned),
+            gateway6: Some(NextHop::Learned),
+            table: 365,
+            priority: 365,
+            masquerade: false,
+            clamp_mss: false,
+            decided: 2,
+            on_failure: OnFailure::Inspect,
+            health: None,
+            action: Action::Mark,
+        };
+        let mark = Mark { value: 1, mask: 1 };
+        Self { egress, mark, inside: ["lan0".to_owned()].into() }
+    }
+}
+
 impl Wanted {
     /// What its connection marks say.
     #[must_use]

@@ -74,16 +74,12 @@ impl Netlink {
         wanted: impl Fn(&RouteMessage) -> bool,
     ) -> io::Result<Option<RouteMessage>> {
         let mut routes = pin!(self.handle.route().get(filter).execute());
-        loop {
-            match next(&mut routes).await {
-                Ok(Some(route)) if wanted(&route) => return Ok(Some(route)),
-                Ok(Some(_)) => {}
-                Ok(None) => return Ok(None),
-                // There is no table of this number.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-                Err(error) => return Err(error),
+        while let Some(route) = unless_no_table(next(&mut routes).await)? {
+            if wanted(&route) {
+                return Ok(Some(route));
             }
         }
+        Ok(None)
     }
 
     pub(super) async fn add_rule(&self, rule: &Rule) -> Result<(), EgressError> {
@@ -144,11 +140,8 @@ impl Netlink {
         &self,
         filter: RouteMessage,
     ) -> Result<Vec<RouteMessage>, EgressError> {
-        match listed(self.handle.route().get(filter).execute()).await {
-            // There is no table of this number.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
-            routes => routes.map_err(|source| failed("list routes", source)),
-        }
+        let routes = listed(self.handle.route().get(filter).execute()).await;
+        unless_no_table(routes).map_err(|source| failed("list routes", source))
     }
 }
 
@@ -189,6 +182,14 @@ async fn next<T>(
             Err(io::Error::from_raw_os_error(end.code.saturating_abs()))
         }
         Err(error) => Err(errno(error)),
+    }
+}
+
+/// Nothing, where there is no table of this number.
+fn unless_no_table<T: Default>(outcome: io::Result<T>) -> io::Result<T> {
+    match outcome {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(T::default()),
+        outcome => outcome,
     }
 }
 

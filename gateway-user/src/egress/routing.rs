@@ -321,27 +321,7 @@ pub(super) fn table(message: &RouteMessage) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Action, Egress, Mark, NextHop, OnFailure};
-
-    fn wanted() -> Wanted {
-        Wanted {
-            egress: Egress {
-                interface: "wan0".into(),
-                gateway4: Some(NextHop::Learned),
-                gateway6: Some(NextHop::Learned),
-                table: 365,
-                priority: 365,
-                masquerade: false,
-                clamp_mss: false,
-                decided: 2,
-                on_failure: OnFailure::Inspect,
-                health: None,
-                action: Action::Mark,
-            },
-            mark: Mark { value: 1, mask: 1 },
-            inside: ["lan0".to_owned()].into(),
-        }
-    }
+    use crate::config::Mark;
 
     fn both() -> BTreeMap<Family, Hop> {
         let hops = [(Family::V4, "192.0.2.1"), (Family::V6, "fe80::1")];
@@ -358,7 +338,7 @@ mod tests {
 
     #[test]
     fn from_nothing_everything_is_added_and_a_second_pass_is_empty() {
-        let routing = Routing::of(&wanted(), 7, &both());
+        let routing = Routing::of(&Wanted::example(), 7, &both());
         let steps = routing.steps(&Seen::default()).unwrap();
         assert_eq!((steps.add_rules.len(), steps.add_routes.len()), (4, 2));
         assert!(steps.remove_rules.is_empty() && steps.remove_routes.is_empty());
@@ -367,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_family_lacks_something_without_its_route_or_one_of_its_rules() {
-        let routing = Routing::of(&wanted(), 7, &both());
+        let routing = Routing::of(&Wanted::example(), 7, &both());
         let mut seen = in_place(&routing);
         assert_eq!(routing.lacking(&seen), BTreeSet::new());
         seen.routes.retain(|(family, _)| *family == Family::V4);
@@ -380,11 +360,11 @@ mod tests {
     fn a_family_without_next_hop_has_no_rule_and_no_route() {
         let mut hops = both();
         hops.remove(&Family::V6);
-        let routing = Routing::of(&wanted(), 7, &hops);
+        let routing = Routing::of(&Wanted::example(), 7, &hops);
         assert!(routing.rules.iter().all(|rule| rule.family == Family::V4));
         assert_eq!(routing.routes.len(), 1);
         // And one that had one loses both.
-        let steps = routing.steps(&in_place(&Routing::of(&wanted(), 7, &both()))).unwrap();
+        let steps = routing.steps(&in_place(&Routing::of(&Wanted::example(), 7, &both()))).unwrap();
         assert_eq!((steps.remove_rules.len(), steps.remove_routes.len()), (2, 1));
         assert_eq!(priority(&steps.remove_rules[0]), 366, "our table goes first");
     }
@@ -392,18 +372,18 @@ mod tests {
     #[test]
     fn a_route_without_next_hop_is_another_one() {
         let by_link: BTreeMap<_, _> = Family::ALL.map(|family| (family, Hop::Link)).into();
-        let routing = Routing::of(&wanted(), 7, &by_link);
+        let routing = Routing::of(&Wanted::example(), 7, &by_link);
         assert!(routing.steps(&in_place(&routing)).unwrap().are_none());
-        let steps = routing.steps(&in_place(&Routing::of(&wanted(), 7, &both()))).unwrap();
+        let steps = routing.steps(&in_place(&Routing::of(&Wanted::example(), 7, &both()))).unwrap();
         assert_eq!((steps.add_routes.len(), steps.remove_routes.len()), (2, 2));
     }
 
     #[test]
     fn what_differs_is_added_anew_and_the_other_removed() {
-        let old = in_place(&Routing::of(&wanted(), 7, &both()));
-        let steps = Routing::of(&wanted(), 8, &both()).steps(&old).unwrap();
+        let old = in_place(&Routing::of(&Wanted::example(), 7, &both()));
+        let steps = Routing::of(&Wanted::example(), 8, &both()).steps(&old).unwrap();
         assert_eq!((steps.add_routes.len(), steps.remove_routes.len()), (2, 2), "the index");
-        let mut other = wanted();
+        let mut other = Wanted::example();
         other.mark = Mark { value: 4, mask: 4 };
         let steps = Routing::of(&other, 7, &both()).steps(&old).unwrap();
         assert_eq!((steps.add_rules.len(), steps.remove_rules.len()), (4, 4), "the mark");
@@ -412,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_stays_and_in_our_place_is_refused() {
-        let routing = Routing::of(&wanted(), 7, &both());
+        let routing = Routing::of(&Wanted::example(), 7, &both());
         let foreign = |priority| {
             let mut message = routing.rules.first().unwrap().message();
             message.attributes.retain(|attribute| {

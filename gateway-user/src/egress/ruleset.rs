@@ -343,26 +343,15 @@ fn elements(sets: [&str; 2], names: impl Iterator<Item = (Family, String)>) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Egress, Mark, NextHop};
+    use crate::config::{Mark, NextHop};
 
     fn wanted() -> Wanted {
-        Wanted {
-            egress: Egress {
-                interface: "wan0".into(),
-                gateway4: Some(NextHop::Given("192.0.2.1".parse().unwrap())),
-                gateway6: Some(NextHop::Learned),
-                table: 365,
-                priority: 365,
-                masquerade: false,
-                clamp_mss: false,
-                decided: 0x0200_0000,
-                on_failure: OnFailure::Inspect,
-                health: None,
-                action: Action::Mark,
-            },
-            mark: Mark::default(),
-            inside: ["lan1".to_owned(), "lan0".to_owned()].into(),
-        }
+        let mut wanted = Wanted::example();
+        wanted.egress.gateway4 = Some(NextHop::Given("192.0.2.1".parse().unwrap()));
+        wanted.egress.decided = 0x0200_0000;
+        wanted.mark = Mark::default();
+        wanted.inside = ["lan1".to_owned(), "lan0".to_owned()].into();
+        wanted
     }
 
     #[test]

@@ -248,21 +248,13 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Action, Health, NextHop};
+    use crate::config::Health;
+    use crate::egress::Wanted;
 
     fn egress(fall: u32) -> Egress {
         let second = Duration::from_secs(1);
         Egress {
-            interface: "wan0".into(),
-            gateway4: Some(NextHop::Learned),
             gateway6: None,
-            table: 365,
-            priority: 365,
-            masquerade: false,
-            clamp_mss: false,
-            decided: 2,
-            on_failure: OnFailure::Inspect,
-            action: Action::Mark,
             health: Some(Health {
                 probes: Vec::new(),
                 interval: second,
@@ -270,6 +262,7 @@ mod tests {
                 fall,
                 rise: 2,
             }),
+            ..Wanted::example().egress
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
 use super::Wanted;
@@ -46,7 +46,7 @@ impl Undisputed {
     #[must_use]
     pub fn watch(
         wanted: Wanted,
-        prefixes: &[IpNet],
+        prefixes: impl Iterator<Item = IpNet>,
         leases: impl Fn([Option<Duration>; 2]) + Send + Sync + 'static,
     ) -> Self {
         let disputes = Arc::new(Mutex::new(both("nobody has looked yet")));
@@ -103,7 +103,9 @@ async fn until_touched(
     // Before the look: what changes meanwhile is heard after it.
     let (connection, _, mut messages) = new_multicast_connection(&groups)
         .map_err(|error| format!("rules and routes cannot be watched: {error}"))?;
-    let _connection = AbortOnDrop(tokio::spawn(connection));
+    // Ends what it holds when it is dropped.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(connection);
     let touched = async {
         while let Some((message, _)) = messages.next().await {
             if subject.is_touched_by(&message) {
@@ -147,12 +149,4 @@ async fn disputes(subject: &Subject) -> Result<BTreeMap<Family, String>, String>
         found.extend(who.map(|who| (family, who)));
     }
     Ok(found)
-}
-
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
