@@ -757,7 +757,9 @@ fn what_is_redirected_is_traced_and_told_to_prometheus() {
     network.wait_for_neighbours();
     let control = Control::open(&network.site.pins()).unwrap().unwrap();
     let output = std::thread::scope(|scope| {
-        const TRACE: [&str; 6] = ["trace", "--sample", "1", "--json", "--count", "2"];
+        // The client's kernel reports its groups when it likes.
+        const TRACE: [&str; 8] =
+            ["trace", "--sample", "1", "--json", "--count", "2", "--port", "443"];
         let running = scope.spawn(|| product.verb(&TRACE));
         wait_until("it draws", || control.sampling().unwrap() == 1);
         network.assert_it_redirects();
