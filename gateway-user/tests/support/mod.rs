@@ -182,16 +182,21 @@ impl Site {
             wire.send(frame).unwrap();
         }
         let sent = u64::try_from(frames.len()).unwrap();
-        let mut came = Marked::default();
-        wait_until("every frame comes in", || {
+        let came = || {
             let now = self.marked();
-            came = Marked {
+            Marked {
                 direct: now.direct - before.direct,
                 none: now.none - before.none,
                 odd: now.odd - before.odd,
-            };
-            came.direct + came.none + came.odd == sent
-        });
+            }
+        };
+        let total = |came: Marked| came.direct + came.none + came.odd;
+        let deadline = Instant::now() + PATIENCE;
+        while total(came()) < sent && Instant::now() < deadline {
+            sleep(Duration::from_millis(10));
+        }
+        let came = came();
+        assert_eq!(total(came), sent, "of {sent} frames came {came:?}");
         came
     }
 
