@@ -18,17 +18,26 @@ use crate::process::{command, find, run};
 use crate::setup::{cache_dir, system_image};
 
 /// In the guest, beside what is essential.
-const PACKAGES: &str =
-    "--include=systemd,systemd-sysv,nftables,iptables,iproute2,procps,kmod,util-linux";
+const PACKAGES: &str = "--include=systemd,systemd-sysv,nftables,iptables,iproute2,procps,kmod,\
+                        util-linux,conntrack,ethtool,wireguard-tools";
 /// What is done there, and with what.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("trial.sh", include_str!("guest/systemd.sh")),
     ("operator.sh", include_str!("guest/operator.sh")),
+    ("links.sh", include_str!("guest/links.sh")),
     ("server.pl", include_str!("guest/server.pl")),
     ("client.pl", include_str!("guest/client.pl")),
 ];
-/// Of the kernel's modules, what a gateway of veths needs.
-const MODULES: [&str; 4] = ["net", "lib", "crypto", "drivers/net/veth.ko"];
+/// Of the kernel's modules, what a gateway of veths needs, and what can be on top of them.
+const MODULES: [&str; 7] = [
+    "net",
+    "lib",
+    "crypto",
+    "arch/x86/crypto",
+    "drivers/net/bonding",
+    "drivers/net/veth.ko",
+    "drivers/net/wireguard",
+];
 /// The package that is upgraded from, and the one that it is upgraded to.
 const VERSIONS: [&str; 2] = ["0.0.1-1", "0.0.2-1"];
 /// The whole system is in memory.
@@ -94,7 +103,8 @@ pub(super) fn run_trial(options: &Options) -> Result<()> {
 fn system(directory: &Path, kernel: &Kernel) -> Result<PathBuf> {
     let archive = directory.join(format!("{}.cpio", kernel.release));
     let content = directory.join(format!("{}.packages", kernel.release));
-    if archive.exists() && fs::read_to_string(&content).is_ok_and(|made| made == PACKAGES) {
+    let wanted = format!("{PACKAGES}\n{}", MODULES.join("\n"));
+    if archive.exists() && fs::read_to_string(&content).is_ok_and(|made| made == wanted) {
         return Ok(archive);
     }
     step("making a Debian 12 (debootstrap), minutes");
@@ -119,7 +129,7 @@ fn system(directory: &Path, kernel: &Kernel) -> Result<PathBuf> {
     pack(&root, &whole)?;
     fs::remove_file(&content).ok();
     fs::rename(&whole, &archive).context("cannot keep the system")?;
-    fs::write(&content, PACKAGES)?;
+    fs::write(&content, wanted)?;
     Ok(archive)
 }
 

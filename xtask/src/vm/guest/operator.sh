@@ -31,9 +31,14 @@ exposure() {
         sed -n 's/.*exposure level for .*: \([0-9.]*\) .*/\1/p'
 }
 
-# ADDRESS WAY: a new connection of the client goes this way.
+# NAMESPACE ADDRESS WAY: a new connection from there goes this way.
+goes_from() {
+    is "$(ip netns exec "$1" perl /packages/client.pl "$2" once 2>&1)" "$3"
+}
+
+# ADDRESS WAY: one of the client does.
 goes() {
-    is "$(ip netns exec client perl /packages/client.pl "$1" once 2>&1)" "$2"
+    goes_from client "$@"
 }
 
 # WAY: the connection that waits went this way.
@@ -117,7 +122,7 @@ check "it is reset when the uplink goes" soon ended_again
 check "and comes back by inspection" soon waits inspected
 check "status says why" soon uplink down '"no_carrier"'
 ip -n far link set wan1 up
-ip -n far route replace 192.0.2.0/24 via 198.51.100.2
+ip -n far route replace default via 198.51.100.2
 check "the uplink comes back" soon uplink up null
 check "new connections go direct" goes 40.96.0.1 direct
 check "the other one stays where it is" waits inspected

@@ -46,7 +46,8 @@ is() {
 
 # COMMAND...: whether it succeeds within a minute.
 soon() {
-    for _ in $(seq 120); do
+    local end=$((SECONDS + 60))
+    while [ $SECONDS -lt $end ]; do
         "$@" >/dev/null 2>&1 && return
         sleep 0.5
     done
@@ -281,6 +282,7 @@ check "on" breakout365 on
 check "it marks" marks
 
 . /packages/operator.sh
+. /packages/links.sh
 
 phase=stopped
 from_here
