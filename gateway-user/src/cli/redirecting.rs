@@ -41,10 +41,3 @@ impl Redirecting {
         )
     }
 }
-
-/// For people: a line for each family whose way takes longer to look up.
-pub(super) fn disputed(disputed: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
-    disputed.iter().map(|(family, who)| {
-        format!("look-up {family} by all rules, not in our table alone: {who}")
-    })
-}

@@ -99,6 +99,9 @@ pub(super) fn of_daemon(daemon: &Observation) -> Vec<Line> {
 fn egress_lines(egress: &EgressState) -> Vec<Line> {
     let mut lines = vec![Line::calm(egress_line(egress))];
     lines.extend(egress.families.iter().map(|family| family_line(egress, family)));
+    lines.extend(egress.disputed.iter().map(|(family, who)| {
+        Line::calm(format!("look-up {family} by all rules, not in our table alone: {who}"))
+    }));
     lines.extend(egress.problem.iter().map(|problem| Line::urgent(format!("EGRESS  {problem}"))));
     lines
 }

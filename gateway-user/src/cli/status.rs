@@ -7,7 +7,7 @@ use gateway_common::Reason;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use super::redirecting::{self, Redirecting};
+use super::redirecting::Redirecting;
 use super::{output, state_lines};
 use crate::datapath::{Control, DatapathError, Pins, Scope};
 use crate::exit::Failure;
@@ -183,8 +183,6 @@ fn text(status: &Status) -> String {
     lines.extend(told.chain(state_lines::shadow(loaded.mode)).map(|line| line.text));
     if let Some(redirecting) = &status.redirecting {
         lines.push(redirecting.line());
-        let egress = status.daemon.as_ref().and_then(|daemon| daemon.egress.as_ref());
-        lines.extend(egress.into_iter().flat_map(|egress| redirecting::disputed(&egress.disputed)));
     }
     if loaded.sources != Scope::default() {
         lines.push(format!("sources {}", loaded.sources));

@@ -84,3 +84,22 @@ impl LoadedState {
         Ok((Self::new(manifest, hooks), traffic))
     }
 }
+
+#[cfg(test)]
+impl LoadedState {
+    /// Generation 7, on no hook.
+    pub(crate) fn example() -> Self {
+        Self {
+            generation: 7,
+            breakout365: "0.1.0".to_owned(),
+            loaded_at: 0,
+            feed: FeedIdentity { instance: None, version: None, digest: String::new() },
+            mark: MarkBits { value: 1, mask: 1 },
+            mode: Mode::Mark,
+            redirects_to: None,
+            prefixes: Prefixes::default(),
+            sources: Scope::default(),
+            hooks: Vec::new(),
+        }
+    }
+}

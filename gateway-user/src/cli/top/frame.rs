@@ -181,12 +181,9 @@ fn lines(now: &Observation) -> Vec<Line> {
 pub(super) mod tests {
     use super::*;
     use crate::config::Mode;
-    use crate::datapath::Scope;
-    use crate::feed::FeedIdentity;
     use crate::observe::{
-        Carrier, EgressState, FamilyState, FeedState, HookTraffic, LoadedState, MarkBits,
-        MissingHook, OwnTraffic, Prefixes, ReasonTraffic, SelfCheck, SetTraffic, Switches, VERSION,
-        WindowState,
+        Carrier, EgressState, FamilyState, FeedState, HookTraffic, LoadedState, MissingHook,
+        OwnTraffic, ReasonTraffic, SelfCheck, SetTraffic, Switches, VERSION, WindowState,
     };
 
     fn count(packets: u64) -> Count {
@@ -307,7 +304,7 @@ pub(super) mod tests {
             on_failure: "inspect".to_owned(),
             families: vec![family("ipv4", Some("no_carrier")), family("ipv6", None)],
             flows_ended: BTreeMap::new(),
-            disputed: BTreeMap::new(),
+            disputed: [("ipv6".to_owned(), "rule 100 before ours".to_owned())].into(),
         });
         now.support = vec![WindowState {
             id: 1,
@@ -326,25 +323,14 @@ pub(super) mod tests {
             .collect();
         let urgent = ["OFF", "MISMATCH", "MISSING", "refused", "DOWN", "SUPPORT", "PROBLEM"]
             .map(|it| (true, it));
-        let calm = ["generation", "source", "egress", "uplink"].map(|it| (false, it));
+        let calm = ["generation", "source", "egress", "uplink", "look-up"].map(|it| (false, it));
         assert_eq!(words, [&urgent[..], &calm].concat());
     }
 
     #[test]
     fn shadow_is_said() {
         let mut now = observation("a", 1);
-        now.loaded = Some(LoadedState {
-            generation: 7,
-            breakout365: "0.1.0".to_owned(),
-            loaded_at: 0,
-            feed: FeedIdentity { instance: None, version: None, digest: String::new() },
-            mark: MarkBits { value: 1, mask: 1 },
-            mode: Mode::Shadow,
-            redirects_to: None,
-            prefixes: Prefixes::default(),
-            sources: Scope::default(),
-            hooks: Vec::new(),
-        });
+        now.loaded = Some(LoadedState { mode: Mode::Shadow, ..LoadedState::example() });
         assert!(Frame::of(&now, &now, Duration::ZERO).text().contains("mode    shadow"));
     }
 

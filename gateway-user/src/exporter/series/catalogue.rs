@@ -509,6 +509,13 @@ pub static SERIES: &[Series] = &[
         read: Daemon(uplink::rtt),
     },
     Series {
+        name: "breakout365_redirect_disputed",
+        kind: Gauge,
+        labels: &["interface", "family"],
+        help: "Whether the way of a family is looked up by all rules, not in the direct table alone, for a rule or route of others; absent where nothing is redirected.",
+        read: Daemon(uplink::disputed),
+    },
+    Series {
         name: "breakout365_flows_ended_total",
         kind: Counter,
         labels: &["cause"],

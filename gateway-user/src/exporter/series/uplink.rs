@@ -61,6 +61,15 @@ pub(super) fn rtt(state: &Observation) -> Vec<Sample> {
     })
 }
 
+pub(super) fn disputed(state: &Observation) -> Vec<Sample> {
+    let redirects = state.loaded.as_ref().is_some_and(|loaded| loaded.redirects_to.is_some());
+    let egress = state.egress.as_ref().filter(|_| redirects);
+    let is = |family: &FamilyState| {
+        egress.map(|egress| egress.disputed.contains_key(&family.family)).map(u64::from)
+    };
+    each(state, |family| is(family).map(|is| (None, Value::Whole(is))).into_iter().collect())
+}
+
 pub(super) fn flows_ended(state: &Observation) -> Vec<Sample> {
     let of = |egress: &EgressState| {
         ENDED_BY.map(|cause| {
@@ -74,6 +83,7 @@ pub(super) fn flows_ended(state: &Observation) -> Vec<Sample> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::LoadedState;
 
     fn labels(samples: &[Sample]) -> Vec<(String, Value)> {
         samples.iter().map(|sample| (sample.labels.join(" "), sample.value)).collect()
@@ -101,7 +111,7 @@ mod tests {
             on_failure: "block".to_owned(),
             families: vec![family("ipv4", None), family("ipv6", Some("no_carrier"))],
             flows_ended: [("uplink_down".to_owned(), 9)].into(),
-            disputed: std::collections::BTreeMap::new(),
+            disputed: [("ipv6".to_owned(), "rule 100 before ours".to_owned())].into(),
         };
         Observation { egress: Some(egress), ..Observation::default() }
     }
@@ -127,9 +137,21 @@ mod tests {
     }
 
     #[test]
+    fn disputed_is_the_way_of_who_is_redirected() {
+        let mut state = state();
+        let mut loaded = LoadedState::example();
+        state.loaded = Some(loaded.clone());
+        assert_eq!(disputed(&state), []);
+        loaded.redirects_to = Some("wan0".to_owned());
+        state.loaded = Some(loaded);
+        let whole = |text: &str, value| (text.to_owned(), Value::Whole(value));
+        assert_eq!(labels(&disputed(&state)), [whole("wan0 ipv4", 0), whole("wan0 ipv6", 1)]);
+    }
+
+    #[test]
     fn without_an_uplink_there_is_none_of_it() {
         let state = Observation::default();
-        for read in [settings, up, reason, since, transitions, probes, rtt, flows_ended] {
+        for read in [settings, up, reason, since, transitions, probes, rtt, disputed, flows_ended] {
             assert_eq!(read(&state), []);
         }
     }
