@@ -11,18 +11,26 @@ use crate::process::{command, find, run};
 
 /// Modules, in the order they are loaded. Debian builds each of them as one; a kernel that has one
 /// built in has no file.
-const MODULES: [&str; 4] = [
+const MODULES: [&str; 11] = [
     "drivers/net/veth.ko",
     "drivers/net/tun.ko",
+    "net/llc/llc.ko",
+    "net/802/stp.ko",
+    "net/802/garp.ko",
+    "net/802/mrp.ko",
+    "net/8021q/8021q.ko",
+    "net/tls/tls.ko",
+    "drivers/net/bonding/bonding.ko",
     "net/sched/sch_ingress.ko",
     "net/sched/cls_bpf.ko",
 ];
 /// Files of the guest.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("init", include_str!("guest/init.sh")),
     ("etc/default.toml", include_str!("guest/default.toml")),
     ("etc/own.toml", include_str!("guest/own.toml")),
     ("etc/generic.toml", include_str!("guest/generic.toml")),
+    ("etc/links.toml", include_str!("guest/links.toml")),
 ];
 const DIRECTORIES: [&str; 11] = [
     "bin",
@@ -69,7 +77,7 @@ pub(super) fn build(directory: &Path, binary: &Path, kernel: &Kernel) -> Result<
         }
     }
     for (number, module) in MODULES.iter().enumerate() {
-        let to = root.join(format!("modules/{number}.ko"));
+        let to = root.join(format!("modules/{number:02}.ko"));
         unpack_module(&kernel.modules.join("kernel").join(module), &to, &busybox)?;
     }
     let image = directory.join("initramfs");

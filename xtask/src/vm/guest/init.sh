@@ -101,6 +101,16 @@ reaches() {
     printf 'GET /page HTTP/1.0\r\n\r\n' | ip netns exec "$1" nc -w 5 "$2" "$3" | grep '^page$'
 }
 
+# COMMAND...: whether it succeeds within a minute.
+eventually() {
+    tries=0
+    while ! "$@"; do
+        tries=$((tries + 1))
+        [ $tries -lt 12 ] || return 1
+        sleep 1
+    done
+}
+
 status() {
     breakout365 status --json | tr -d ' \n'
 }
@@ -145,6 +155,32 @@ complains() {
     dmesg | grep -E 'WARNING|BUG|Oops|[Vv]erifier'
 }
 
+vlan_and_bond() {
+    for name in tagged bonded; do ip netns add $name; done
+    ip link add trunk0 type veth peer name eth0 netns tagged
+    ip link set trunk0 up
+    ip -n tagged link set eth0 up
+    for port in 0 1; do ip link add port$port type veth peer name eth$port netns bonded; done
+    ip link add link trunk0 name trunk0.7 type vlan id 7
+    ip -n tagged link add link eth0 name eth0.7 type vlan id 7
+    ip link add agg0 type bond mode active-backup miimon 100
+    ip -n bonded link add agg0 type bond mode active-backup miimon 100
+    for port in 0 1; do
+        ip link set port$port master agg0
+        ip -n bonded link set eth$port master agg0
+    done
+    while read -r name ours theirs network; do
+        ip addr add "$network.1/24" dev "$ours"
+        ip link set "$ours" up
+        ip -n "$name" addr add "$network.2/24" dev "$theirs"
+        ip -n "$name" link set "$theirs" up
+        ip -n "$name" route add default via "$network.1"
+    done <<END
+tagged trunk0.7 eth0.7 10.9.7
+bonded agg0 agg0 10.9.8
+END
+}
+
 set_up() {
     mount -t proc proc /proc
     mount -t sysfs sysfs /sys
@@ -177,6 +213,7 @@ END
     ip tuntap add tun0 mode tun
     ip addr add 10.9.3.1/24 dev tun0
     ip link set tun0 up
+    vlan_and_bond
     for address in 40.96.0.1 40.97.1.2 52.112.0.1; do ip -n far addr add $address/32 dev lo; done
     for port in 443 444; do ip netns exec far httpd -p $port -h /www; done >/dev/null
     # Only what is marked has a way to the far side.
@@ -258,6 +295,18 @@ phase="trace"
 traffic=$!
 check "shows packets as they are decided" traced
 kill $traffic
+
+take "VLAN, bond" links.toml
+attached trunk0.7 null "$tc"
+# Bonds take native XDP since 5.15.
+case $(uname -r) in 5.10.*) xdp=null ;; *) xdp='"native"' ;; esac
+attached agg0 $xdp "$tc"
+for name in tagged bonded; do
+    check "from $name 40.96.0.1 tcp/443 comes by the direct way" reaches $name 40.96.0.1 443
+    check "40.96.0.1 tcp/444 does not" not reaches $name 40.96.0.1 444
+done
+ip link set port0 down
+check "nor does it stop with a port of the bond" eventually reaches bonded 40.96.0.1 443
 
 take "generic xdp" generic.toml
 attached lan0 '"generic"' "$tc"
