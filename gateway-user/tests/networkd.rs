@@ -32,7 +32,8 @@ started=
 trap 'kill $started' EXIT
 dbus-daemon --system --nofork --nopidfile >/run/dbus.log 2>&1 &
 started=$!
-until test -S /run/dbus/system_bus_socket; do sleep 0.05; done
+for _ in $(seq 100); do test -S /run/dbus/system_bus_socket && break; sleep 0.05; done
+test -S /run/dbus/system_bus_socket || { cat /run/dbus.log >&2; exit 1; }
 /lib/systemd/systemd-networkd >/run/networkd.log 2>&1 &
 started="$! $started"
 configured() {

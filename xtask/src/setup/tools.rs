@@ -27,7 +27,7 @@ const CARGO_GENERATE_RPM: Tool =
     Tool { name: "cargo-generate-rpm", version: "0.21.1", reason: "writes RPMs" };
 
 /// Commands and files, the Debian package each is in, and what for.
-const SYSTEM: [(&str, &str, &str); 19] = [
+const SYSTEM: [(&str, &str, &str); 20] = [
     ("git", "git", "checks look at what is committed"),
     ("ip", "iproute2", "tests and lab build networks"),
     ("tc", "iproute2", "tests and lab look at hooks"),
@@ -46,6 +46,7 @@ const SYSTEM: [(&str, &str, &str); 19] = [
     ("prometheus", "prometheus", "a test scrapes the exporter and runs its rules"),
     ("systemd-analyze", "systemd", "a check scores the services"),
     ("dbus-daemon", "dbus-daemon", "a test has systemd-networkd take a drop-in"),
+    (DBUS_CONFIGURATION, "dbus-system-bus-common", "dbus-daemon reads it"),
     (PACPARSER, "python3-pacparser", "a test evaluates an export"),
 ];
 const EMULATOR: [(&str, &str, &str); 2] = [
@@ -60,6 +61,7 @@ const PACKAGING: [(&str, &str, &str); 3] = [
     ("rpm", "rpm", "reads RPMs"),
 ];
 /// Not a command, but what Debian's Python finds.
+const DBUS_CONFIGURATION: &str = "/usr/share/dbus-1/system.conf";
 const PACPARSER: &str = "/usr/lib/python3/dist-packages/pacparser/__init__.py";
 
 /// Finds or installs them.
