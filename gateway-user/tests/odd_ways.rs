@@ -5,6 +5,11 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::thread::{self, sleep};
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use support::network::{DIRECT, EGRESS, Flow, INSPECTED, Network, config, join};
 use support::product::{Daemon, Product};
@@ -216,4 +221,73 @@ fn a_flow_that_begins_with_fragments_is_inspected_whole_and_a_direct_one_stays_d
         }
         daemon.terminate();
     }
+}
+
+/// By rules of others, port 443 of one host is FTP: conntrack reads there where data will go.
+const HELPER: &str = "table inet theirs {
+    ct helper ftp {
+        type \"ftp\" protocol tcp
+        l3proto ip
+    }
+    chain prerouting {
+        type filter hook prerouting priority filter;
+        ip daddr 40.98.0.1 tcp dport 443 ct helper set \"ftp\"
+    }
+}";
+
+/// Everybody who connects there is told what `say` says, in pieces of their own.
+fn tell(hop: &Namespace, address: &str, say: &'static [&str]) {
+    let listener = hop.enter(|| TcpListener::bind(address)).unwrap().unwrap();
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            for piece in say {
+                stream.write_all(piece.as_bytes()).unwrap();
+                sleep(Duration::from_millis(100));
+            }
+            kept.push(stream);
+        }
+    });
+}
+
+/// The kernel gives a flow that another one has announced that one's connection mark.
+#[test]
+fn a_flow_that_another_one_announces_is_decided_by_itself() {
+    let network = Network::new();
+    network.site.gateway.nft(HELPER).unwrap();
+    let passive = &["220 ready\r\n", "227 Entering Passive Mode (40,98,0,1,1,188).\r\n"];
+    tell(&network.direct, "40.98.0.1:443", passive);
+    tell(&network.direct, "40.98.0.1:444", &["direct\n"]);
+    tell(&network.inspector, "40.98.0.1:444", &["inspected\n"]);
+    let product = network.product();
+    let daemon = product.start();
+    let connect = |address: &str| network.site.client.enter(|| TcpStream::connect(address));
+    let mut control = BufReader::new(connect("40.98.0.1:443").unwrap().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("227") {
+        line.clear();
+        control.read_line(&mut line).unwrap();
+    }
+    let expected = network.gateway("conntrack -L expect");
+    assert!(expected.contains("dport=444"), "{expected}");
+    let mut way = String::new();
+    BufReader::new(connect("40.98.0.1:444").unwrap().unwrap()).read_line(&mut way).unwrap();
+    assert_eq!(way, "inspected\n", "{}", network.sight());
+    daemon.terminate();
+}
+
+/// Programs stay with an interface, rules are about its name.
+#[test]
+fn an_interface_that_has_another_name_by_now_is_inspected() {
+    let network = Network::new();
+    let product = network.product();
+    let daemon = product.start();
+    network.assert_it_parts();
+    for command in ["ip link set lan0 down", "ip link set lan0 name old0", "ip link set old0 up"] {
+        network.gateway(command);
+    }
+    wait_until("what was direct is inspected", || network.way(DIRECT[0]) == "inspector");
+    let hooks = network.gateway("bpftool net");
+    assert!(hooks.contains("old0"), "our programs are there still: {hooks}");
+    daemon.terminate();
 }

@@ -120,10 +120,13 @@ fn vlan(facts: &Facts, interface: &InterfaceFacts, link: &Link) -> Finding {
         return Finding::ok(check, format_args!("{name}: no VLAN on it"));
     }
     let vlans: Vec<&str> = link.vlans.iter().map(String::as_str).collect();
-    let what = format_args!(
-        "{name}: {} on it pass its hook too; name the VLANs in its place where not all are inside",
-        vlans.join(", ")
-    );
+    let is_ours = facts.config().is_some_and(|config| config.egress.is_some());
+    let meaning = if is_ours {
+        "and are inspected all the same; name those that are inside"
+    } else {
+        "too; name the VLANs in its place where not all are inside"
+    };
+    let what = format_args!("{name}: {} on it pass its hook {meaning}", vlans.join(", "));
     Finding::of(check, Severity::Note, what).fixed_by(facts.edit())
 }
 

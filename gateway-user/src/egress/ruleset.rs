@@ -105,14 +105,20 @@ table inet {TABLE} {{
     chain prerouting {{
         type filter hook prerouting priority mangle - 10; policy accept;
         iifname {{ {inside} }} goto inside
+        meta {is_direct} goto clear
     }}
     chain inside {{
 {leaving}        ct state invalid jump ended
         ct state invalid,untracked goto clear
         ct mark & {decided:#010x} == 0 jump ended
 {picked_up}        ct direction reply goto clear
-{no_way}        ct mark & {decided:#010x} != 0 goto restore
+{no_way}        ct state related ct direction original meta l4proto {{ tcp, udp }} goto anew
+        ct mark & {decided:#010x} != 0 goto restore
         ct state new meta {is_direct} goto direct
+        goto inspect
+    }}
+    chain anew {{
+        meta {is_direct} goto direct
         goto inspect
     }}
     chain restore {{
@@ -359,6 +365,7 @@ mod tests {
         let text = text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), None, Before::Unknown);
         for line in [
             "iifname { \"lan0\", \"lan1\" } goto inside",
+            "ct state related ct direction original meta l4proto { tcp, udp } goto anew",
             "ct mark & 0x02000000 != 0 goto restore",
             "ct state new meta mark & 0x01000000 == 0x01000000 goto direct",
             "ct mark set ct mark & 0xfcffffff | 0x03000000",

@@ -52,9 +52,12 @@ parted tagged
 check "doctor knows it" finds note vlan 'trunk0.7: a VLAN'
 inside trunk0
 check "on what carries it XDP does" hooked trunk0 '"native"' '"clsact"'
-parted tagged
+check "what is not named is inspected" goes_from tagged 40.96.0.1 inspected
+check "doctor says so" finds note vlan 'trunk0.7 on it .* name those that are inside'
 check "doctor says that XDP does not see the tag" finds note vlan-offload 'trunk0: the card takes off'
-# From here on it does: the tag is in the frame.
+inside trunk0 trunk0.7
+parted tagged
+# From here on XDP sees it: the tag is in the frame.
 ip netns exec tagged ethtool -K eth0 txvlan off >/run/ethtool
 parted tagged
 
