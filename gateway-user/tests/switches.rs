@@ -19,7 +19,7 @@ use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::foreign::Foreign;
-use support::product::{Product, with_hook};
+use support::product::{Daemon, Product, with_hook};
 use support::{DIRECT, LAN, Marked, Sender, Site, one_table, other_table, traffic, wait_until};
 
 const HOOKS: [&str; 3] = ["auto", "tc", "generic"];
@@ -138,6 +138,41 @@ fn off_stays_off_over_reload_publication_restart_and_only_down_forgets_it() {
     assert!(!site.pins().root().exists());
     let daemon = product.start();
     site.assert_it_marks();
+    daemon.terminate();
+}
+
+/// A boot takes the BPF file system, and with it the switch.
+#[test]
+fn off_stays_off_over_a_boot_until_on_is_said() {
+    let site = Site::new();
+    let product = Product::new(&site, "auto");
+    let boot = |daemon: Daemon| {
+        daemon.end(Signal::SIGKILL);
+        fs::remove_dir_all(site.pins().root()).unwrap();
+        product.start()
+    };
+    let daemon = product.start();
+    product.text(&["off"]);
+    let daemon = boot(daemon);
+    assert_eq!(product.status()["switches"]["on"], false);
+    site.assert_it_marks_nothing();
+    product.text(&["on"]);
+    site.assert_it_marks();
+    let daemon = boot(daemon);
+    site.assert_it_marks();
+    daemon.terminate();
+}
+
+#[test]
+fn a_stop_that_takes_everything_back_does_not_switch_on() {
+    let site = Site::new();
+    let product = Product::new(&site, "auto");
+    product.configure(&with_hook(LAN, "auto").replacen('\n', "\non-stop = \"detach\"\n", 1));
+    let daemon = product.start();
+    product.text(&["off"]);
+    daemon.terminate();
+    let daemon = product.start();
+    site.assert_it_marks_nothing();
     daemon.terminate();
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn blueprint(table: Table) -> Blueprint {
         sets: Vec::new(),
         own: Vec::new(),
         deadline: None,
+        starts_off: false,
         self_check: 1000,
         redirect: None,
     }

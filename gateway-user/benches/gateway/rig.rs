@@ -263,6 +263,7 @@ fn publish(hook: Hook, pins: &Pins) -> Result<()> {
         own: Vec::new(),
         self_check: 1000,
         deadline: None,
+        starts_off: false,
         redirect,
     };
     bring_up(&pins.lock()?, &blueprint, &hooks, &mut |_| Ok(()))?;

@@ -1,11 +1,13 @@
 //! `down`: take back everything that is ours, and nothing else.
 
+use std::path::Path;
+
 use clap::Args;
 
 use super::output;
-use crate::daemon::take_back;
+use crate::daemon::{switched_off, take_back};
 use crate::datapath::{Pins, require_privileges};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
 /// Detach everything and remove every pin; the daemon must be stopped
 #[derive(Debug, Args)]
@@ -20,7 +22,7 @@ pub struct DownArgs {
 /// # Errors
 ///
 /// A daemon holds the pins, or something could not be removed; what could be is printed all the same.
-pub(super) fn run(args: &DownArgs, pins: &Pins) -> Result<(), Failure> {
+pub(super) fn run(args: &DownArgs, pins: &Pins, state_dir: &Path) -> Result<(), Failure> {
     require_privileges()?;
     let lock = if pins.root().exists() { Some(pins.lock()?) } else { None };
     let taken_back = super::runtime()?.block_on(take_back(pins, lock));
@@ -29,5 +31,10 @@ pub(super) fn run(args: &DownArgs, pins: &Pins) -> Result<(), Failure> {
     } else {
         output::text(&taken_back.to_string())?;
     }
-    taken_back.outcome()
+    taken_back.outcome()?;
+    switched_off::keep(state_dir, false).map_err(|error| {
+        let problem =
+            format!("the next start is off, as was said: {}: {error}", state_dir.display());
+        Failure::new(Exit::System, problem)
+    })
 }

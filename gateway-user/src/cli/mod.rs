@@ -146,7 +146,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Verb::Off(args) => switch::off(args, &pins, cli),
         Verb::On(args) => switch::on(args, &pins, &cli.state_dir),
         Verb::Revoke(args) => args.run(&cli.run_dir),
-        Verb::Down(args) => down::run(args, &pins),
+        Verb::Down(args) => down::run(args, &pins, &cli.state_dir),
     }
 }
 

@@ -10,11 +10,12 @@ use serde::Serialize;
 use super::{Cli, output, revoke};
 use crate::daemon::control::ask;
 use crate::daemon::journal::{Entry, Journal};
+use crate::daemon::switched_off;
 use crate::datapath::{Control, Loaded, Pins, Standing, require_privileges};
 use crate::exit::{Exit, Failure};
 use crate::observe::Switches;
 
-/// Stays as it is switched over reload, restart and every new list; `down` forgets it
+/// Stays as it is switched over reload, restart, reboot and every new list; `down` forgets it
 #[derive(Debug, Args)]
 pub struct SwitchArgs {
     /// Print JSON
@@ -22,7 +23,7 @@ pub struct SwitchArgs {
     json: bool,
 }
 
-/// Stays as it is switched over reload, restart and every new list; `down` forgets it
+/// Stays as it is switched over reload, restart, reboot and every new list; `down` forgets it
 #[derive(Debug, Args)]
 pub struct OffArgs {
     #[command(flatten)]
@@ -42,6 +43,8 @@ struct Switched {
     switches: Switches,
     /// Why the journal lacks a line, if so.
     journal_problem: Option<String>,
+    /// Why a boot forgets it, if so.
+    kept_problem: Option<String>,
     /// Direct flows that were ended; `None`, that was not asked for.
     flows_ended: Option<u64>,
 }
@@ -88,18 +91,24 @@ fn switch(
     let was_on = control.standing()?.on;
     control.switch(on)?;
     let standing = control.standing()?;
-    let problem = record(on, pins, state_dir);
+    let kept_problem = keep(on, state_dir);
+    let journal_problem = record(on, pins, state_dir);
     let flows_ended = end()?;
     if args.json {
-        let (switches, journal_problem) = (standing.into(), problem);
-        return output::json(&Switched { was_on, switches, journal_problem, flows_ended });
+        let switches = standing.into();
+        return output::json(&Switched {
+            was_on,
+            switches,
+            journal_problem,
+            kept_problem,
+            flows_ended,
+        });
     }
     let ended = flows_ended.map(|ended| format!("; {ended} direct flows are ended"));
-    let text = format!("{}{}", said(&standing), ended.unwrap_or_default());
-    match problem {
-        None => output::text(&text),
-        Some(problem) => output::text(&format!("{text}; the journal lacks a line: {problem}")),
-    }
+    let kept = kept_problem.map(|problem| format!("; a boot forgets it: {problem}"));
+    let lacks = journal_problem.map(|problem| format!("; the journal lacks a line: {problem}"));
+    let more: String = [ended, kept, lacks].into_iter().flatten().collect();
+    output::text(&format!("{}{more}", said(&standing)))
 }
 
 fn said(standing: &Standing) -> &'static str {
@@ -120,6 +129,15 @@ fn no_switch(pins: &Pins) -> Failure {
         pins.root().display()
     );
     Failure::new(Exit::Datapath, problem)
+}
+
+/// Keeps it over a boot; says why not. Without a state directory nothing is kept.
+fn keep(on: bool, state_dir: &Path) -> Option<String> {
+    if !state_dir.is_dir() {
+        return None;
+    }
+    let kept = switched_off::keep(state_dir, !on);
+    kept.err().map(|error| format!("{}: {error}", state_dir.display()))
 }
 
 /// Writes a line of the journal; says why not. Without a state directory there is no journal.

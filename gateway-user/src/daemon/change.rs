@@ -11,7 +11,7 @@ use super::journal::{Entry, Outcome, Trigger};
 use super::packet_log::PacketLog;
 use super::revision::{ConfigText, Revision};
 use super::watch::FeedWatch;
-use super::{Daemon, hooks};
+use super::{Daemon, hooks, switched_off};
 use crate::datapath::{Blueprint, DatapathError, HookRequest, Published, Redirect, Step, bring_up};
 use crate::exit::{Exit, Failure};
 use crate::feed::{FeedIdentity, Snapshot};
@@ -234,7 +234,8 @@ impl Daemon<'_> {
     ) -> Result<u64, Failure> {
         let (hooks, interfaces) = hooks::wanted(&revision.config, may_be_away).await?;
         let inspecting = self.watch.wants_inspection();
-        let blueprint = revision.blueprint(inspecting);
+        let starts_off = switched_off::is_kept(&self.settings.state_dir);
+        let blueprint = Blueprint { starts_off, ..revision.blueprint(inspecting) };
         let with_windows = self.with_windows(blueprint, &revision, trigger).await;
         let (mut blueprint, support) = match with_windows {
             Ok(opened) => opened,

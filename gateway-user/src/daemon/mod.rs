@@ -30,6 +30,7 @@ mod self_check;
 mod service;
 mod socket;
 mod start;
+pub(crate) mod switched_off;
 mod take_back;
 mod tally;
 mod trial;

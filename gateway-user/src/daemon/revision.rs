@@ -161,6 +161,7 @@ impl Revision {
             sets,
             own,
             deadline: self.config.deadline,
+            starts_off: false,
             self_check: self.config.self_check,
             redirect: None,
         }

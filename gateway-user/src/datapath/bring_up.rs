@@ -32,6 +32,8 @@ pub struct Blueprint {
     pub own: Vec<OwnIdentity>,
     /// tc checks one proposal of XDP in so many; 0 is none.
     pub self_check: u32,
+    /// Whether a switch that is not there yet, as after a boot, is off at first.
+    pub starts_off: bool,
     /// How long packets go direct after the last [`Control::renew`]; `None` is without end.
     pub deadline: Option<Duration>,
     /// Where Direct packets are redirected to; `None`, they are marked. In shadow, neither.
@@ -63,7 +65,7 @@ pub fn bring_up(
     hooks: &[HookRequest],
     before: &mut dyn FnMut(&Step) -> Result<(), String>,
 ) -> Result<Published, DatapathError> {
-    let (mut control, is_new) = Control::obtain(lock, blueprint.deadline)?;
+    let (mut control, is_new) = Control::obtain(lock, blueprint.deadline, blueprint.starts_off)?;
     let deadline = control.deadline()?;
     under(&mut control, lock, blueprint, hooks, before).map_err(|failure| {
         // Under new switches there is nothing; others are as before.

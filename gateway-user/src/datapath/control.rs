@@ -62,10 +62,12 @@ impl Control {
         }
     }
 
-    /// The map that is pinned, or a new one that is on, and whether it is new. It is never replaced.
+    /// The map that is pinned, or a new one, which may start off, and whether it is new. It is never
+    /// replaced.
     pub(super) fn obtain(
         lock: &Lock,
         deadline: Option<Duration>,
+        starts_off: bool,
     ) -> Result<(Self, bool), DatapathError> {
         if let Some(control) = Self::open(lock.pins())? {
             match control.word(SWITCH)? {
@@ -79,7 +81,7 @@ impl Control {
         let mut control = Self { words, path: path.clone() };
         // Both before it is pinned: a crash in between would leave a map that inspects everything.
         control.renew(deadline)?;
-        control.switch(true)?;
+        control.switch(!starts_off)?;
         control.words.pin(&path).map_err(|error| fill(chain(&error)))?;
         Ok((Self::at(path)?, true))
     }

@@ -351,6 +351,7 @@ pub(crate) fn blueprint(table: &Table) -> Blueprint {
         redirect: None,
     }
 }
+        starts_off: false,
 
 /// Packets of every decision in `sheet`.
 pub(crate) fn decided(sheet: &CounterSheet) -> u64 {
