@@ -196,7 +196,11 @@ impl Site {
             sleep(Duration::from_millis(10));
         }
         let came = came();
-        assert_eq!(total(came), sent, "of {sent} frames came {came:?}");
+        if total(came) != sent {
+            // Where they got lost, or what else came.
+            let links = [&self.client, &self.gateway].map(|it| it.run("ip -s link").unwrap());
+            panic!("of {sent} frames came {came:?}\n{}", links.join("\n"));
+        }
         came
     }
 
@@ -347,11 +351,11 @@ pub(crate) fn blueprint(table: &Table) -> Blueprint {
         sets: sets.collect(),
         own: Vec::new(),
         deadline: None,
+        starts_off: false,
         self_check: 0,
         redirect: None,
     }
 }
-        starts_off: false,
 
 /// Packets of every decision in `sheet`.
 pub(crate) fn decided(sheet: &CounterSheet) -> u64 {
