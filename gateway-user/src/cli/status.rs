@@ -91,6 +91,8 @@ pub(super) fn run(args: &StatusArgs, pins: &Pins, run_dir: &Path) -> Result<(), 
             };
         }
         (Err(DatapathError::NothingLoaded { .. }), Some(daemon)) => daemon,
+        // Only root can look for it; the daemon knows.
+        (Err(_), Some(daemon)) if daemon.generation.is_none() => daemon,
         (Err(error), _) => return Err(error.into()),
     };
     let waiting = Waiting { generation: None, daemon };

@@ -19,8 +19,9 @@ pub enum EgressError {
     },
     /// Somebody else's rule has one of our priorities.
     #[error(
-        "{family} rule priority {priority} is taken by a rule that is not ours and stays (`ip rule`); \
-         choose another egress.priority"
+        "{family} rule priority {priority} is taken by a rule that is not ours and stays (`ip {} rule`); \
+         choose another egress.priority",
+        .family.option()
     )]
     ForeignRule {
         /// The family.
@@ -30,8 +31,9 @@ pub enum EgressError {
     },
     /// Somebody else's routes are in our table.
     #[error(
-        "table {table} holds an {family} route that is not ours and stays (`ip route show table \
-         {table}`); choose another egress.table"
+        "table {table} holds an {family} route that is not ours and stays (`ip {} route show table \
+         {table}`); choose another egress.table",
+        .family.option()
     )]
     ForeignRoute {
         /// The family.

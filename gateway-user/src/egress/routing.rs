@@ -35,6 +35,14 @@ impl Family {
         }
     }
 
+    /// What iproute2 takes for it.
+    pub(super) const fn option(self) -> &'static str {
+        match self {
+            Self::V4 => "-4",
+            Self::V6 => "-6",
+        }
+    }
+
     /// Its name in JSON and in nftables.
     #[must_use]
     pub const fn name(self) -> &'static str {
