@@ -93,7 +93,6 @@ fn the_readmes_configuration_and_mark_are_valid_and_the_defaults() {
     assert_eq!(config.mark, Mark::default());
     let mark = format!("{:#010x}/{:#010x}", config.mark.value, config.mark.mask);
     assert!(readme.contains(&format!("packets carry `{mark}`")), "{mark}");
-    assert!(readme.contains(&format!("`ct mark & {:#010x} != 0 accept`", config.mark.mask)));
     assert!(config.egress.is_some());
 }
 

@@ -166,6 +166,7 @@ pub(crate) const ROWS: &[(&str, Before, Outcome)] = &[
     ("breakout365 plan accept ID", Waiting, Says(" serves 1 prefixes")),
     ("breakout365 rollback", Serving, Says(" serves 40 prefixes")),
     // The end.
+    ("ip rule del priority 365", Stopped, Does("ip rule show priority 365 | wc -l", "0")),
     ("ip route flush table 365", Stopped, Does("ip route show table 365 | wc -l", "0")),
     ("breakout365 down", Stopped, Says("everything is inspected")),
     // What needs a machine of its own, and has it.
