@@ -476,6 +476,38 @@ fn flows_keep_their_way_and_those_of_the_window_end_with_it() {
     daemon.terminate();
 }
 
+/// As `support stop` leaves the record when it is killed before a generation without the window serves.
+#[test]
+fn flows_of_a_window_whose_stop_was_killed_end_with_the_next_start() {
+    let network = Network::new();
+    let product = network.product();
+    fs::write(product.file("feed.json"), NETWORK_FEED).unwrap();
+    let daemon = product.start();
+    let clients = "10.36.1.0/24,fd36:1::/64";
+    product.json(&["support", "start", "--client", clients, "--for", "1h", "--note", "case"]);
+    let mut inside = network.flow(BESIDE[1]).unwrap();
+    assert_eq!(inside.ask(), "direct");
+    daemon.end(Signal::SIGKILL);
+    let record = product.state_dir().join("windows.json");
+    let mut register: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    let window = &mut register["windows"][0];
+    window["ended"] = json!([window["started"], "stopped"]);
+    window["owes"] = json!(true);
+    fs::write(&record, register.to_string()).unwrap();
+    let daemon = product.start();
+    daemon.wait_for_log("1 direct flows of support window 1 are ended", 1);
+    let answer = inside.ask_or_error();
+    assert!(answer.contains("reset"), "{answer}");
+    daemon.end(Signal::SIGKILL);
+    let daemon = product.start();
+    let history = product.json(&["feed", "history"]);
+    let entries = history["entries"].as_array().unwrap();
+    let closed: Vec<_> = entries.iter().filter(|entry| entry["outcome"] == "closed").collect();
+    assert_eq!(closed.len(), 1, "{history}");
+    assert_eq!(closed[0]["trigger"], "support-stop");
+    daemon.terminate();
+}
+
 #[test]
 fn what_a_listed_interface_lets_go_direct_does_not_end_with_a_window_and_all_else_does() {
     for (listed, survives) in [("lan0", true), ("lan1", false)] {

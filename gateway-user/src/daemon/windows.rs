@@ -29,7 +29,7 @@ use crate::observe::WindowState;
 use crate::plan::{GatewayNetworks, refuses_prefix};
 use crate::policy::{Support, Table};
 use crate::rfc3339::seconds;
-use crate::window::{Clock, Moment, Register, RegisterError, Window, Wish};
+use crate::window::{Clock, Ending, Moment, Register, RegisterError, Window, Wish};
 
 /// The windows of this process.
 pub(super) struct Windows {
@@ -38,8 +38,8 @@ pub(super) struct Windows {
     counters: Option<WindowCounters>,
     /// Those that were open when it was published.
     offered: Vec<u32>,
-    /// Those that are over, which nobody has been told yet.
-    unsaid: Vec<u32>,
+    /// Why flows of windows that are over are not ended, as it was said last: it is tried again.
+    not_ended: Option<String>,
 }
 
 /// A window, as `support list` and `support report` are told.
@@ -74,7 +74,7 @@ impl Windows {
             error!("{error}; support windows that were open are over; {kept}");
             register
         });
-        Self { register, counters, offered: Vec::new(), unsaid: Vec::new() }
+        Self { register, counters, offered: Vec::new(), not_ended: None }
     }
 
     /// When the next one is over.
@@ -113,14 +113,10 @@ impl Daemon<'_> {
     /// Looks at the windows that an earlier process left, before anything is published.
     pub(super) fn come_back_to_windows(&mut self) {
         match moment() {
-            Ok(now) => {
-                let ended = self.windows.register.come_back(&now);
-                self.windows.unsaid.extend(ended);
-            }
+            Ok(now) => drop(self.windows.register.come_back(&now)),
             Err(failure) => {
                 error!("{failure}; support windows that were open are not opened again");
-                let ended = self.windows.register.end_in_doubt(Timestamp::now());
-                self.windows.unsaid.extend(ended);
+                drop(self.windows.register.end_in_doubt(Timestamp::now()));
             }
         }
     }
@@ -183,11 +179,7 @@ impl Daemon<'_> {
         let now = moment()?;
         self.windows.register.stop(id, &now)?;
         self.keep_windows(&now);
-        let published = self.publish_windows(Trigger::SupportStop).await;
-        if published.is_err() {
-            self.windows.unsaid.push(id);
-        }
-        published.map_err(|failure| {
+        self.publish_windows(Trigger::SupportStop).await.map_err(|failure| {
             Failure::new(
                 failure.exit,
                 format!(
@@ -196,7 +188,6 @@ impl Daemon<'_> {
                 ),
             )
         })?;
-        self.close(id, Trigger::SupportStop).await;
         let report = self.window_report(id)?;
         let total = report.window.tally().total();
         let text = format!(
@@ -236,10 +227,10 @@ impl Daemon<'_> {
             Ok(now) => now,
             Err(failure) => return error!("{failure}"),
         };
-        self.end_windows(&now);
         let before = self.windows.register.clone();
+        self.end_windows(&now);
         self.read_windows();
-        if !self.windows.unsaid.is_empty() || before != self.windows.register {
+        if before != self.windows.register {
             self.keep_windows(&now);
         }
         let open: Vec<u32> = self.windows.register.open().iter().map(|window| window.id).collect();
@@ -250,39 +241,53 @@ impl Daemon<'_> {
             error!("support windows that are over are still loaded, and end nothing: {failure}");
             self.problem = Some(failure.to_string());
         }
-        self.say_what_ended().await;
+        self.close_what_is_over().await;
     }
 
     fn end_windows(&mut self, now: &Moment) {
-        let ended = self.windows.register.end_what_is_over(now);
-        self.windows.unsaid.extend(ended);
+        drop(self.windows.register.end_what_is_over(now));
     }
 
-    /// Says which windows are over, once what they let go direct is final.
-    async fn say_what_ended(&mut self) {
-        for id in std::mem::take(&mut self.windows.unsaid) {
-            self.close(id, Trigger::SupportEnd).await;
-        }
-    }
-
-    /// A window is over: its flows are decided anew.
-    async fn close(&mut self, id: u32, trigger: Trigger) {
-        self.say(id, trigger, Outcome::Closed);
-        let Ok(window) = self.windows.register.window(id) else { return };
-        let clients = window.clients.clone();
-        match self.end_flows_of(&clients).await {
-            Ok(0) => {}
-            Ok(ended) => info!(
-                event = "flows_ended",
-                cause = "window_closed",
-                flows = ended,
-                window = id,
-                "{ended} direct flows of support window {id} are ended"
-            ),
-            Err(failure) => {
-                let problem = format!("flows of support window {id} are not ended: {failure}");
-                error!("{problem}");
-                self.problem = Some(problem);
+    /// Ends the flows of windows that are over and that the kernel no longer has open, which are decided
+    /// anew, and says it, once what they let go direct is final. What fails is tried again.
+    async fn close_what_is_over(&mut self) {
+        let Some(Serving { support, .. }) = &self.serving else { return };
+        let Ok(now) = moment() else { return };
+        let loaded = |id: u32| {
+            let mut windows = support.windows().iter();
+            windows.any(|window| window.id == id && now.kernel < window.end)
+        };
+        let owing = self.windows.register.owing().filter(|window| !loaded(window.id));
+        let owing: Vec<Window> = owing.cloned().collect();
+        for window in &owing {
+            let Window { id, clients, ended, .. } = window;
+            match self.end_flows_of(clients).await {
+                Ok(flows) => {
+                    if flows > 0 {
+                        info!(
+                            event = "flows_ended",
+                            cause = "window_closed",
+                            flows,
+                            window = id,
+                            "{flows} direct flows of support window {id} are ended"
+                        );
+                    }
+                    let is_stopped = matches!(ended, Some((_, Ending::Stopped)));
+                    let trigger =
+                        if is_stopped { Trigger::SupportStop } else { Trigger::SupportEnd };
+                    self.windows.register.settle(*id);
+                    self.windows.not_ended = None;
+                    self.say(*id, trigger, Outcome::Closed);
+                    self.keep_windows(&now);
+                }
+                Err(failure) => {
+                    let problem = format!("flows of support window {id} are not ended: {failure}");
+                    if self.windows.not_ended.as_ref() != Some(&problem) {
+                        error!("{problem}; it is tried again");
+                    }
+                    self.problem = Some(problem.clone());
+                    self.windows.not_ended = Some(problem);
+                }
             }
         }
     }
@@ -374,13 +379,13 @@ impl Daemon<'_> {
         self.windows.counters =
             WindowCounters::open(pins).inspect_err(|error| warn!("{error}")).ok().flatten();
         self.read_windows();
-        if !(open.is_empty() && self.windows.unsaid.is_empty()) {
+        if !open.is_empty() || self.windows.register.owing().next().is_some() {
             match moment() {
                 Ok(now) => self.keep_windows(&now),
                 Err(failure) => error!("{failure}"),
             }
         }
-        self.say_what_ended().await;
+        self.close_what_is_over().await;
     }
 
     /// A window that a generation which marks does not have is over: it would come back by itself with a
@@ -390,8 +395,7 @@ impl Daemon<'_> {
         if *inspecting || revision.config.mode == Mode::Shadow {
             return;
         }
-        let ended = self.windows.register.end_unloadable(support.windows(), Timestamp::now());
-        self.windows.unsaid.extend(ended);
+        drop(self.windows.register.end_unloadable(support.windows(), Timestamp::now()));
     }
 
     /// Reads what windows let go direct so far.

@@ -207,6 +207,9 @@ pub struct Window {
     pub boot: String,
     /// When it came to its end, and how.
     pub ended: Option<(Timestamp, Ending)>,
+    /// Whether it is over and the flows that it let go direct have not been ended yet.
+    #[serde(default)]
+    pub owes: bool,
     /// What it let go direct in generations that serve no longer.
     pub before: Tally,
     /// And in the one that was read last.
@@ -218,6 +221,11 @@ impl Window {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.ended.is_none()
+    }
+
+    /// It is over. Its flows are not, until [`Register::settle`].
+    pub(super) fn close(&mut self, at: Timestamp, how: Ending) {
+        (self.ended, self.owes) = (Some((at, how)), true);
     }
 
     /// All that it let go direct, as far as is known.

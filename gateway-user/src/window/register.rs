@@ -155,6 +155,7 @@ impl Register {
             end: now.kernel.saturating_add(nanoseconds(wish.length)),
             boot: now.boot.clone(),
             ended: None,
+            owes: false,
             before: Tally::default(),
             serving: Tally::default(),
         });
@@ -172,8 +173,20 @@ impl Register {
         if !window.is_open() {
             return Err(RegisterError::IsOver(id));
         }
-        window.ended = Some((now.wall, Ending::Stopped));
+        window.close(now.wall, Ending::Stopped);
         Ok(())
+    }
+
+    /// Those that are over, and whose flows have not been ended yet.
+    pub fn owing(&self) -> impl Iterator<Item = &Window> {
+        self.windows.iter().filter(|window| window.owes)
+    }
+
+    /// The flows of a window are ended.
+    pub fn settle(&mut self, id: u32) {
+        if let Some(window) = self.window_mut(id) {
+            window.owes = false;
+        }
     }
 
     /// Takes back a window that could not be opened: it was never there.
@@ -188,7 +201,7 @@ impl Register {
         });
         over.map(|window| {
             // Nobody may have looked for a while.
-            window.ended = Some((now.wall.min(window.until), Ending::Over));
+            window.close(now.wall.min(window.until), Ending::Over);
             window.id
         })
         .collect()
@@ -208,7 +221,7 @@ impl Register {
     fn end(&mut self, wall: Timestamp, how: Ending, picked: impl Fn(&Window) -> bool) -> Vec<u32> {
         let open = self.windows.iter_mut().filter(|window| window.is_open() && picked(window));
         open.map(|window| {
-            window.ended = Some((wall, how));
+            window.close(wall, how);
             window.id
         })
         .collect()
@@ -228,11 +241,11 @@ impl Register {
                     window.boot.clone_from(&now.boot);
                 }
                 Ok(_) => {
-                    window.ended = Some((now.wall, Ending::Doubt));
+                    window.close(now.wall, Ending::Doubt);
                     ended.push(window.id);
                 }
                 Err(_) => {
-                    window.ended = Some((window.until, Ending::Over));
+                    window.close(window.until, Ending::Over);
                     ended.push(window.id);
                 }
             }
@@ -267,9 +280,8 @@ impl Register {
     /// Drops the oldest of those that are over.
     fn forget(&mut self) {
         while self.windows.len() > MAX_KEPT {
-            let Some(oldest) = self.windows.iter().position(|window| !window.is_open()) else {
-                return;
-            };
+            let is_done = |window: &Window| !window.is_open() && !window.owes;
+            let Some(oldest) = self.windows.iter().position(is_done) else { return };
             self.windows.remove(oldest);
         }
     }
