@@ -342,6 +342,28 @@ fn a_stale_feed_is_kept_or_inspected_as_the_operator_wants() {
     daemon.terminate();
 }
 
+/// As after a boot without a clock: what is remembered is of the future, and nobody answers.
+#[test]
+fn a_clock_that_is_behind_does_not_keep_a_feed_fresh_for_ever() {
+    let site = Site::new();
+    let stage = Stage::new(&site, serving(SECOND, &base()));
+    stage.configure("max-age = \"2s\"\non-stale = \"inspect\"", "");
+    let daemon = stage.product.start();
+    stage.assert_direct(&[ALWAYS]);
+    daemon.terminate();
+    stage.service.set(Script::new());
+    let record = stage.product.state_dir().join("feed-state.json");
+    let mut memory: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    for time in ["since", "last_success"] {
+        memory[time] = json!("2099-01-01T00:00:00Z");
+    }
+    fs::write(&record, memory.to_string()).unwrap();
+    let daemon = stage.product.start();
+    wait_until("everything is inspected", || stage.daemon()["feed"]["inspecting"] == true);
+    stage.assert_inspected(&[ALWAYS]);
+    daemon.terminate();
+}
+
 #[test]
 fn a_start_never_waits_for_the_network() {
     let site = Site::new();

@@ -66,6 +66,7 @@ pub(super) struct FeedWatch {
     options: FeedOptions,
     client: Option<Arc<Client>>,
     schedule: Schedule,
+    begun: Instant,
     next: Option<Instant>,
     next_time: Option<Timestamp>,
     running: Option<JoinHandle<Result<Fetched, FetchError>>>,
@@ -116,6 +117,7 @@ impl FeedWatch {
         let pause = memory.not_before.and_then(|time| Duration::try_from(time - now).ok());
         let mut watch = Self {
             schedule: Schedule::new(config.feed_options.poll_interval),
+            begun: Instant::now(),
             options: config.feed_options.clone(),
             source,
             next_time: None,
@@ -331,13 +333,12 @@ impl FeedWatch {
 
     /// Whether the source has not answered as it should for longer than `max-age`.
     pub(super) fn is_stale(&self) -> bool {
-        // A time in the future is of a clock that was wrong.
-        let known = |time: &Timestamp| *time <= Timestamp::now();
+        let age =
+            |since: Timestamp| Duration::try_from(Timestamp::now().duration_since(since)).ok();
         let times = [self.memory.last_success, self.memory.since];
-        let Some(since) = times.into_iter().flatten().find(known) else { return false };
-        let age = Timestamp::now().duration_since(since);
-        self.client.is_some()
-            && SignedDuration::try_from(self.options.max_age).is_ok_and(|limit| age > limit)
+        // A time in the future is of a clock that was wrong, or it is now: then as long as this runs.
+        let age = times.into_iter().flatten().find_map(age).unwrap_or(self.begun.elapsed());
+        self.client.is_some() && age > self.options.max_age
     }
 
     /// Whether everything is to be inspected for that.
