@@ -438,6 +438,12 @@ const NETWORK_FEED: &str = r#"[
      "ips": ["40.97.0.0/16", "2603:1006::/40"], "tcpPorts": "444"}
 ]"#;
 
+/// Opens a window for the client of [`Network`].
+fn start(product: &Product<'_>, length: &str) {
+    let clients = "10.36.1.0/24,fd36:1::/64";
+    product.json(&["support", "start", "--client", clients, "--for", length, "--note", "case"]);
+}
+
 #[test]
 fn flows_keep_their_way_and_those_of_the_window_end_with_it() {
     let network = Network::new();
@@ -450,15 +456,10 @@ fn flows_keep_their_way_and_those_of_the_window_end_with_it() {
         assert_eq!(flows.each_mut().map(Flow::ask), [way; 2]);
         flows
     };
-    let start = |length| {
-        let clients = "10.36.1.0/24,fd36:1::/64";
-        let args = ["support", "start", "--client", clients, "--for", length, "--note", "case"];
-        product.json(&args)
-    };
     let mut before = open("inspector");
     let mut by_policy = DIRECT.map(|to| network.flow(to).unwrap());
     for (length, id) in [("1h", "1"), ("4s", "2")] {
-        start(length);
+        start(&product, length);
         let mut inside = open("direct");
         assert_eq!(before.each_mut().map(Flow::ask), ["inspector"; 2]);
         if id == "1" {
@@ -483,8 +484,7 @@ fn flows_of_a_window_whose_stop_was_killed_end_with_the_next_start() {
     let product = network.product();
     fs::write(product.file("feed.json"), NETWORK_FEED).unwrap();
     let daemon = product.start();
-    let clients = "10.36.1.0/24,fd36:1::/64";
-    product.json(&["support", "start", "--client", clients, "--for", "1h", "--note", "case"]);
+    start(&product, "1h");
     let mut inside = network.flow(BESIDE[1]).unwrap();
     assert_eq!(inside.ask(), "direct");
     daemon.end(Signal::SIGKILL);
@@ -520,8 +520,7 @@ fn what_a_listed_interface_lets_go_direct_does_not_end_with_a_window_and_all_els
         );
         product.configure(&format!("{}{more}", with_hook(LAN, "auto")));
         let daemon = product.start();
-        let clients = "10.36.1.0/24,fd36:1::/64";
-        product.json(&["support", "start", "--client", clients, "--for", "1h", "--note", "case"]);
+        start(&product, "1h");
         let mut of_both = DIRECT.map(|to| network.flow(to).unwrap());
         assert_eq!(of_both.each_mut().map(Flow::ask), ["direct"; 2], "{listed}");
         let mut of_window = network.flow(BESIDE[1]).unwrap();

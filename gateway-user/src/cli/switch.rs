@@ -1,5 +1,6 @@
 //! `off` and `on`: the kill switch, written where the programs read it, daemon or no daemon.
 
+use std::io;
 use std::path::Path;
 
 use clap::Args;
@@ -91,8 +92,13 @@ fn switch(
     let was_on = control.standing()?.on;
     control.switch(on)?;
     let standing = control.standing()?;
-    let kept_problem = keep(on, state_dir);
-    let journal_problem = record(on, pins, state_dir);
+    let (mut kept_problem, mut journal_problem) = (None, None);
+    // Without a state directory there is neither.
+    if state_dir.is_dir() {
+        let why = |error: io::Error| format!("{}: {error}", state_dir.display());
+        kept_problem = switched_off::keep(state_dir, !on).err().map(why);
+        journal_problem = record(on, pins, state_dir).err().map(why);
+    }
     let flows_ended = end()?;
     if args.json {
         let switches = standing.into();
@@ -131,22 +137,8 @@ fn no_switch(pins: &Pins) -> Failure {
     Failure::new(Exit::Datapath, problem)
 }
 
-/// Keeps it over a boot; says why not. Without a state directory nothing is kept.
-fn keep(on: bool, state_dir: &Path) -> Option<String> {
-    if !state_dir.is_dir() {
-        return None;
-    }
-    let kept = switched_off::keep(state_dir, !on);
-    kept.err().map(|error| format!("{}: {error}", state_dir.display()))
-}
-
-/// Writes a line of the journal; says why not. Without a state directory there is no journal.
-fn record(on: bool, pins: &Pins, state_dir: &Path) -> Option<String> {
-    if !state_dir.is_dir() {
-        return None;
-    }
+/// Writes a line of the journal.
+fn record(on: bool, pins: &Pins, state_dir: &Path) -> io::Result<()> {
     let generation = Loaded::open(pins).ok().map(|loaded| loaded.manifest().generation);
-    let entry = Entry::switched(Timestamp::now(), on, generation);
-    let appended = Journal::new(state_dir).append(&entry);
-    appended.err().map(|error| format!("{}: {error}", state_dir.display()))
+    Journal::new(state_dir).append(&Entry::switched(Timestamp::now(), on, generation))
 }

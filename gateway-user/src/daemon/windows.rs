@@ -113,10 +113,12 @@ impl Daemon<'_> {
     /// Looks at the windows that an earlier process left, before anything is published.
     pub(super) fn come_back_to_windows(&mut self) {
         match moment() {
-            Ok(now) => drop(self.windows.register.come_back(&now)),
+            Ok(now) => {
+                self.windows.register.come_back(&now);
+            }
             Err(failure) => {
                 error!("{failure}; support windows that were open are not opened again");
-                drop(self.windows.register.end_in_doubt(Timestamp::now()));
+                self.windows.register.end_in_doubt(Timestamp::now());
             }
         }
     }
@@ -135,7 +137,7 @@ impl Daemon<'_> {
         let revision = serving.revision.clone();
         refuse_what_cannot_help(&revision, &wish)?;
         let now = moment()?;
-        self.end_windows(&now);
+        self.windows.register.end_what_is_over(&now);
         let id = self.windows.register.start(wish, &now)?;
         if let Err(failure) = self.open_window(id, revision, &now).await {
             self.windows.register.withdraw(id);
@@ -228,7 +230,7 @@ impl Daemon<'_> {
             Err(failure) => return error!("{failure}"),
         };
         let before = self.windows.register.clone();
-        self.end_windows(&now);
+        self.windows.register.end_what_is_over(&now);
         self.read_windows();
         if before != self.windows.register {
             self.keep_windows(&now);
@@ -242,10 +244,6 @@ impl Daemon<'_> {
             self.problem = Some(failure.to_string());
         }
         self.close_what_is_over().await;
-    }
-
-    fn end_windows(&mut self, now: &Moment) {
-        drop(self.windows.register.end_what_is_over(now));
     }
 
     /// Ends the flows of windows that are over and that the kernel no longer has open, which are decided
@@ -312,7 +310,7 @@ impl Daemon<'_> {
         trigger: Trigger,
     ) -> Result<(Blueprint, Support), Failure> {
         if let Ok(now) = moment() {
-            self.end_windows(&now);
+            self.windows.register.end_what_is_over(&now);
         }
         // In shadow nothing is marked, so there would be nothing to report.
         if self.windows.register.open().is_empty() || blueprint.mode == Mode::Shadow {
@@ -395,7 +393,7 @@ impl Daemon<'_> {
         if *inspecting || revision.config.mode == Mode::Shadow {
             return;
         }
-        drop(self.windows.register.end_unloadable(support.windows(), Timestamp::now()));
+        self.windows.register.end_unloadable(support.windows(), Timestamp::now());
     }
 
     /// Reads what windows let go direct so far.

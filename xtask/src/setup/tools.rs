@@ -60,8 +60,9 @@ const PACKAGING: [(&str, &str, &str); 3] = [
     ("lintian", "lintian", "finds faults of Debian packages"),
     ("rpm", "rpm", "reads RPMs"),
 ];
-/// Not a command, but what Debian's Python finds.
+/// Not a command, but what dbus-daemon reads.
 const DBUS_CONFIGURATION: &str = "/usr/share/dbus-1/system.conf";
+/// Not a command, but what Debian's Python finds.
 const PACPARSER: &str = "/usr/lib/python3/dist-packages/pacparser/__init__.py";
 
 /// Finds or installs them.

@@ -63,11 +63,9 @@ pub(super) fn rtt(state: &Observation) -> Vec<Sample> {
 
 pub(super) fn disputed(state: &Observation) -> Vec<Sample> {
     let redirects = state.loaded.as_ref().is_some_and(|loaded| loaded.redirects_to.is_some());
-    let egress = state.egress.as_ref().filter(|_| redirects);
-    let is = |family: &FamilyState| {
-        egress.map(|egress| egress.disputed.contains_key(&family.family)).map(u64::from)
-    };
-    each(state, |family| is(family).map(|is| (None, Value::Whole(is))).into_iter().collect())
+    let Some(egress) = state.egress.as_ref().filter(|_| redirects) else { return Vec::new() };
+    let is = |family: &FamilyState| u64::from(egress.disputed.contains_key(&family.family));
+    each(state, |family| vec![(None, Value::Whole(is(family)))])
 }
 
 pub(super) fn flows_ended(state: &Observation) -> Vec<Sample> {
