@@ -6,22 +6,10 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 
 use gateway_user::exit::Exit;
 use serde_json::Value;
 use support::network::{EGRESS, Network, config};
-use support::product::Product;
-
-/// A directory with an `nft` of our own in it, for the front of `PATH`.
-fn stand_in(product: &Product<'_>, script: &str) -> String {
-    let directory = product.file("bin");
-    fs::create_dir(&directory).unwrap();
-    let nft = directory.join("nft");
-    fs::write(&nft, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
-    format!("PATH={}:{}", directory.display(), std::env::var("PATH").unwrap())
-}
 
 #[test]
 fn nothing_is_attached_any_more_when_the_table_goes() {
@@ -31,12 +19,11 @@ fn nothing_is_attached_any_more_when_the_table_goes() {
         let product = network.product();
         let (seen, pins) = (product.file("seen"), network.site.pins());
         let script = format!(
-            "case \"$1\" in delete) ls {} > {};; esac\nPATH=${{PATH#*:}} exec nft \"$@\"",
+            "case \"$1\" in delete) ls {} > {};; esac",
             pins.root().display(),
             seen.display()
         );
-        let path = stand_in(&product, &script);
-        let product = product.through(&["env", &path]);
+        let product = product.with_nft(&script);
         product.configure(&format!("on-stop = {on_stop:?}\n{}", config(EGRESS)));
         product.start().terminate();
         if on_stop == "keep" {
@@ -64,8 +51,7 @@ fn a_table_that_cannot_be_removed_is_said_and_all_the_rest_goes() {
             network.gateway("ip route flush table 365");
             network.gateway("ip -6 route flush table 365");
         }
-        let path = stand_in(&product, "echo no table for you >&2; exit 1");
-        let product = product.through(&["env", &path]);
+        let product = product.with_nft("echo no table for you >&2; exit 1");
         let output = product.verb(&["down", "--json"]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(Exit::Egress as i32), "{said}");

@@ -246,6 +246,94 @@ fn a_rule_of_somebody_else_in_our_place_hides_no_uplink_that_fails() {
     daemon.terminate();
 }
 
+/// Where `nft` fails nothing can be closed, and what is marked would be lost.
+#[test]
+fn an_uplink_that_fails_while_nft_does_has_everything_inspected_until_it_can_be_closed() {
+    for deadline in ["1h", "0s"] {
+        let network = Network::new();
+        let product = network.product().with_nft("if test -e broken; then echo no >&2; exit 1; fi");
+        product.configure(&format!("deadline = {deadline:?}\n{}", config(EGRESS)));
+        let daemon = product.start();
+        wait_for(&product, "up", None);
+        let mut flows = Flows::open(&network);
+        std::fs::write(product.file("broken"), "").unwrap();
+        network.direct.run("ip link set in0 down").unwrap();
+        wait_for(&product, "down", Some("no_carrier"));
+        network.assert_all_is_inspected();
+        flows.assert_inspected_ones_live();
+        let told = product.status();
+        assert_eq!(told["switches"]["inspecting"], "daemon_gone", "{told}");
+        let text = product.text(&["status"]);
+        let said = "failed: no; nothing goes direct until a family that is down is closed";
+        assert!(text.contains(said), "{text}");
+        // A generation that is published meanwhile changes nothing.
+        product.json(&["reload"]);
+        network.assert_all_is_inspected();
+        std::fs::remove_file(product.file("broken")).unwrap();
+        daemon.wait_for_log("is in place again", 1);
+        wait_until("what is up may go direct", || {
+            product.status()["switches"]["inspecting"].is_null()
+        });
+        network.assert_all_is_inspected();
+        flows.assert_direct_ones_are_reset();
+        plug_in(&network);
+        wait_for(&product, "up", None);
+        network.assert_it_parts();
+        flows.assert_inspected_ones_live();
+        assert!(!daemon.log().contains("no daemon gave a sign of life"), "{}", daemon.log());
+        daemon.terminate();
+    }
+}
+
+/// The change that failed has an uplink of one family alone; what served before has two.
+#[test]
+fn what_is_gone_back_to_is_looked_after_though_it_could_not_be_put_in_place() {
+    let network = Network::new();
+    let script = "case \"$1\" in --file)
+        text=$(cat)
+        case \"$text\" in
+            *maxseg*) ;;
+            *) if test -e broken; then echo no >&2; exit 1; fi ;;
+        esac
+        printf '%s' \"$text\" | nft \"$@\"
+        exit
+        ;;
+    esac";
+    let product = network.product().with_nft(script);
+    product.configure(&config(&format!("{EGRESS}{HEALTH}")));
+    let daemon = product.start();
+    wait_for(&product, "up", None);
+    let mut flows = Flows::open(&network);
+    // It lets nothing be published.
+    let control = network.site.pins().root().join("control");
+    let kept = network.site.pins().root().join("kept");
+    std::fs::rename(&control, &kept).unwrap();
+    std::fs::create_dir(&control).unwrap();
+    std::fs::write(product.file("broken"), "").unwrap();
+    let of_one = EGRESS.replace("gateway6 = \"fd36:2::2\"", "clamp-mss = true");
+    product.configure(&config(&of_one));
+    let refused = product.verb(&["reload"]);
+    assert!(!refused.status.success());
+    daemon.wait_for_log("going back to the way out before failed too", 1);
+    network.assert_all_is_inspected();
+    std::fs::remove_dir(&control).unwrap();
+    std::fs::rename(&kept, &control).unwrap();
+    std::fs::remove_file(product.file("broken")).unwrap();
+    wait_for(&product, "up", None);
+    network.assert_it_parts();
+    flows.assert_inspected_ones_live();
+    let far = "table inet far {
+        chain input {
+            type filter hook input priority raw;
+            meta nfproto ipv6 tcp dport 443 drop
+        }
+    }";
+    network.direct.nft(far).unwrap();
+    let down = vec![("up".to_owned(), None), ("down".to_owned(), Some("probes_failed".to_owned()))];
+    wait_until("IPv6 is down", || told(&product) == down);
+    daemon.terminate();
+}
+
 #[test]
 fn a_next_hop_that_is_gone_is_noticed_and_its_return_too() {
     let network = Network::new();

@@ -2,7 +2,7 @@
 //! a generation that serves, or to the reason why the one before goes on.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tracing::{error, info, warn};
@@ -254,6 +254,9 @@ impl Daemon<'_> {
             }
         };
         let way_out = self.make_way_out(&revision.config, way_of_flows.as_ref(), trigger).await;
+        if self.egress.has_dead_end() {
+            blueprint.deadline = Some(Duration::ZERO);
+        }
         let published = match way_out {
             Ok(()) => self.bring_up_redirecting(&mut blueprint, &revision.config, &hooks),
             Err(failure) => Err(failure),
@@ -263,6 +266,7 @@ impl Daemon<'_> {
             Err(failure) => {
                 self.give_sign_of_life();
                 self.go_back_to_way_out(way_before, &revision.config).await;
+                self.follow_dead_end();
                 self.record_failure(trigger, Some(&revision), &failure.to_string());
                 return Err(failure);
             }

@@ -19,6 +19,8 @@ pub(super) struct Heartbeat {
     next: Option<Instant>,
     /// Whether direct egress was on when last looked at.
     was_on: Option<bool>,
+    /// Whether it is this process that lets the deadline pass.
+    withholds: bool,
 }
 
 impl Heartbeat {
@@ -41,7 +43,8 @@ impl Heartbeat {
     }
 
     fn beat(&mut self, deadline: Option<Duration>) -> Result<(), DatapathError> {
-        self.next = deadline.and_then(|deadline| Instant::now().checked_add(deadline / SIGNS));
+        let due = deadline.filter(|deadline| !deadline.is_zero());
+        self.next = due.and_then(|deadline| Instant::now().checked_add(deadline / SIGNS));
         match &mut self.control {
             Some(control) => control.renew(deadline),
             None => Ok(()),
@@ -83,11 +86,24 @@ fn say_if_it_was_gone(standing: Option<Standing>) {
 }
 
 impl Daemon<'_> {
-    /// Moves the deadline on, by the configuration that serves.
+    /// Has the deadline pass where the way out has become a dead end, and moves it on where it is none
+    /// any more.
+    pub(super) fn follow_dead_end(&mut self) {
+        if self.heartbeat.withholds != self.egress.has_dead_end() {
+            self.give_sign_of_life();
+        }
+    }
+
+    /// Moves the deadline on, by the configuration that serves; or has it pass at once, while what goes
+    /// direct may be led to an uplink that is down.
     pub(super) fn give_sign_of_life(&mut self) {
         let Some(serving) = &self.serving else { return };
-        let deadline = serving.revision.config.deadline;
-        say_if_it_was_gone(self.heartbeat.standing());
+        let withholds = self.egress.has_dead_end();
+        let deadline =
+            if withholds { Some(Duration::ZERO) } else { serving.revision.config.deadline };
+        if !std::mem::replace(&mut self.heartbeat.withholds, withholds) {
+            say_if_it_was_gone(self.heartbeat.standing());
+        }
         if let Err(error) = self.heartbeat.beat(deadline) {
             error!("no sign of life: {error}");
             self.problem = Some(error.to_string());

@@ -310,6 +310,7 @@ impl Daemon<'_> {
 
     async fn look_at_way_out(&mut self) {
         self.egress.look_again().await;
+        self.follow_dead_end();
         self.follow_redirect().await;
     }
 

@@ -50,6 +50,8 @@ pub struct Keeper {
     ended: BTreeMap<String, u64>,
     put_back: u64,
     problem: Option<String>,
+    /// Whether new flows that are marked may be led to an uplink that is down.
+    has_dead_end: bool,
     /// Words that were left, and whose flows could not be ended then, the latest last.
     owed: Vec<Words>,
     /// Why flows that are to be ended are not, as it was said last: it is tried every second.
@@ -76,6 +78,13 @@ impl Keeper {
     #[must_use]
     pub fn is_up(&self, family: Family) -> bool {
         self.standings.families.get(&family).is_some_and(|standing| standing.fault.is_none())
+    }
+
+    /// Whether new flows may be led to an uplink that is down: its family is not closed in the nftables
+    /// table, because `nft` fails. Until it is, nothing may go direct.
+    #[must_use]
+    pub fn has_dead_end(&self) -> bool {
+        self.has_dead_end
     }
 
     /// The next hop of a family, if there is one.
@@ -130,6 +139,14 @@ impl Keeper {
             egress.priority,
             egress.priority.saturating_add(1)
         );
+        self.keep(wanted, standings);
+        self.settle(look).await;
+        Ok(())
+    }
+
+    /// From now on this is what is looked after.
+    fn keep(&mut self, wanted: &Wanted, standings: Standings) {
+        let egress = &wanted.egress;
         // Probes take the mark with them.
         self.prober = egress
             .health
@@ -145,8 +162,6 @@ impl Keeper {
         self.wanted = Some(wanted.clone());
         self.standings = standings;
         (self.problem, self.index) = (None, None);
-        self.settle(look).await;
-        Ok(())
     }
 
     /// Puts back what somebody removed or changed since, and says so in one line; opens and closes
@@ -160,7 +175,8 @@ impl Keeper {
                 // Else flows that are inspected now would be taken for direct ones, and moved once
                 // the way is there again.
                 let closed = close(wanted, &mut self.applied, &self.standings).await;
-                let look = closed.unwrap_or_else(|_| Look::as_before(&self.standings));
+                let as_before = |_| Look::as_before(&self.applied, &self.standings);
+                let look = closed.unwrap_or_else(as_before);
                 Look { problem: Some(problem), ..look }
             }
         };
@@ -172,7 +188,8 @@ impl Keeper {
         let Some(wanted) = &self.wanted else { return };
         // Also of what could not be put in place.
         tell(self.hears_down.as_ref(), &look);
-        let Look { words, faults, hops, index, problem, mtus: _ } = look;
+        let Look { words, faults, hops, index, problem, has_dead_end, mtus: _ } = look;
+        self.has_dead_end = has_dead_end;
         if !words.is_empty() {
             self.put_back = self.put_back.saturating_add(1);
             warn!(
@@ -182,7 +199,12 @@ impl Keeper {
                 words.join(", ")
             );
         }
-        let problem = problem.map(|problem| problem.to_string());
+        let dead_end = if has_dead_end {
+            "; nothing goes direct until a family that is down is closed"
+        } else {
+            ""
+        };
+        let problem = problem.map(|problem| format!("{problem}{dead_end}"));
         match (&self.problem, &problem) {
             (Some(_), None) => {
                 info!(
@@ -221,7 +243,8 @@ impl Keeper {
         }
         self.standings.take(&wanted.egress, &faults);
         self.end_what_is_owed().await;
-        self.again = self.standings.is_waiting().then(|| Instant::now() + AGAIN);
+        let is_waiting = has_dead_end || self.standings.is_waiting();
+        self.again = is_waiting.then(|| Instant::now() + AGAIN);
         self.leave_what_is_owed().await;
     }
 
@@ -382,10 +405,13 @@ impl Keeper {
             Some(before) => self.establish(before, None, true).await,
             None => self.release().await,
         };
-        if let Err(failure) = outcome {
-            error!("going back to the way out before failed too: {failure}");
-            self.problem = Some(failure.to_string());
-            self.wanted = before.cloned();
+        let Err(failure) = outcome else { return };
+        error!("going back to the way out before failed too: {failure}");
+        // It serves again, whatever of it is there, and is put in place as soon as it can be.
+        if let Some(before) = before {
+            self.keep(before, self.standings.with(&before.egress, false));
+            let look = Look::as_before(&self.applied, &self.standings);
+            self.settle(Look { problem: Some(failure), has_dead_end: true, ..look }).await;
         }
     }
 

@@ -42,6 +42,8 @@ pub(super) struct Look {
     pub(super) index: Option<u32>,
     /// What cannot be put in place, although link and next hop are there.
     pub(super) problem: Option<EgressError>,
+    /// A family is down and the nftables table may not say so: what is decided direct finds no way.
+    pub(super) has_dead_end: bool,
 }
 
 impl Look {
@@ -65,11 +67,15 @@ impl Look {
         self.faults.keys().copied().collect()
     }
 
-    /// Nothing was seen: what is down stays down.
-    pub(super) fn as_before(standings: &Standings) -> Self {
-        let faults = standings.families.iter();
-        let faults = faults.filter_map(|(family, standing)| Some((*family, standing.fault?)));
-        Self { faults: faults.collect(), ..Self::default() }
+    /// Nothing was seen: what is down stays down, and probes are believed.
+    pub(super) fn as_before(applied: &Applied, standings: &Standings) -> Self {
+        let mut look = Self::default();
+        for (family, standing) in &standings.families {
+            let fault = standing.fault.or_else(|| standing.probed());
+            look.faults.extend(fault.map(|fault| (*family, fault)));
+        }
+        look.has_dead_end = applied.is_open_to(&look.down());
+        look
     }
 
     /// The rules and routes that are to be there as things stand.
@@ -167,7 +173,8 @@ pub(super) async fn close(
         look.faults.entry(family).or_insert(Fault::NotInPlace);
     }
     // Where nft is what fails, what is closed stays so, and the problem of the look says why.
-    if applied.ensure(wanted, look.faults.keys().copied().collect(), &look.mtus).await.is_err() {
+    if applied.ensure(wanted, look.down(), &look.mtus).await.is_err() {
+        look.has_dead_end = applied.is_open_to(&look.down());
         let families = standings.families.keys().filter(|family| applied.keeps_closed(**family));
         for family in families {
             look.faults.entry(*family).or_insert(Fault::NotInPlace);
@@ -192,6 +199,12 @@ impl Applied {
         self.listing.is_none() || self.closed.contains(&family)
     }
 
+    /// Whether the table there may let a family go direct that is down: what another process or another
+    /// configuration has left may let anything.
+    fn is_open_to(&self, down: &BTreeSet<Family>) -> bool {
+        self.listing.is_none() || !down.is_subset(&self.closed)
+    }
+
     /// Applies the table where it is not there, another one, or has other families closed or other
     /// packet sizes; gives whether somebody had changed it since.
     async fn ensure(
@@ -207,6 +220,9 @@ impl Applied {
             return Ok(false);
         }
         let was_ours = self.listing.is_some();
+        if !is_same {
+            self.closed.clear();
+        }
         let before = if is_same { Before::Alike } else { Before::Unknown };
         nft::apply(&ruleset::text(wanted, &closed, &mtus, self.leaving, before)).await?;
         (self.closed, self.mtus, self.left) = (closed, mtus, self.leaving);

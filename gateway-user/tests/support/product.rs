@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -69,6 +70,20 @@ impl<'a> Product<'a> {
     pub(crate) fn through(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(ToString::to_string).collect();
         self
+    }
+
+    /// The same product, for which `script` runs before each call of `nft`, in the directory of its
+    /// files, and in place of it where it exits.
+    pub(crate) fn with_nft(self, script: &str) -> Self {
+        let (files, directory) = (self.files.path().display(), self.file("bin"));
+        fs::create_dir(&directory).unwrap();
+        let script =
+            format!("#!/bin/sh\nPATH=${{PATH#*:}}\ncd {files}\n{script}\nexec nft \"$@\"\n");
+        let nft = directory.join("nft");
+        fs::write(&nft, script).unwrap();
+        fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("PATH={}:{}", directory.display(), std::env::var("PATH").unwrap());
+        self.through(&["env", &path])
     }
 
     pub(crate) fn config(&self) -> PathBuf {
