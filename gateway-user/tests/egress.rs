@@ -370,20 +370,12 @@ fn another_uplink_ends_the_direct_flows_of_the_one_before() {
     let mut direct = network.flow(DIRECT[0]).unwrap();
     let mut inspected = network.flow(INSPECTED[0]).unwrap();
     assert_eq!((direct.ask(), inspected.ask()), ("direct".into(), "inspector".into()));
-    let middle = "table inet middle {
-        chain input {
-            type filter hook input priority raw;
-            tcp dport 443 tcp flags & (syn | rst) == 0x0 counter name middle
-        }
-        counter middle { }
-    }";
-    network.inspector.nft(middle).unwrap();
+    network.count_middles();
     product.configure(&config("[egress]\ninterface = \"insp0\"\ngateway4 = \"10.36.3.2\"\n"));
     product.json(&["reload"]);
     let answer = direct.ask_or_error();
     assert!(answer.contains("reset"), "{answer}");
-    let seen = network.inspector.run("nft list counters").unwrap();
-    assert!(seen.contains("packets 0 "), "the other uplink saw the middle of a flow: {seen}");
+    network.assert_no_middles("another uplink");
     assert_eq!(inspected.ask(), "inspector");
     daemon.terminate();
 }

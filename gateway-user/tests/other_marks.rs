@@ -11,21 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_user::exit::Exit;
-use support::network::{DIRECT, EGRESS, Flow, INSPECTED, Network, config};
+use support::network::{DIRECT, EGRESS, Flow, INSPECTED, Network, config, counted};
 use support::{PATIENCE, wait_until};
 
 /// Other bits than the default's, both of them.
 const OTHER: &str = "[mark]\nvalue = 0x04000000\nmask = 0x04000000\ndecided = 0x08000000\n";
 /// The default's bits, the other way round.
 const SWAPPED: &str = "[mark]\nvalue = 0x02000000\nmask = 0x02000000\ndecided = 0x01000000\n";
-/// Counts in the inspector the middles of TCP flows to port 443 that it has not seen begin.
-const MIDDLES: &str = "table inet middle {
-    counter middle { }
-    chain input {
-        type filter hook input priority filter;
-        tcp dport 443 ct state new tcp flags & (syn | rst) == 0x0 counter name middle
-    }
-}";
 /// Counts in the gateway what leaves by the main table although it is marked as by default.
 const LEAKS: &str = "table inet leaks {
     counter leaked { }
@@ -37,19 +29,11 @@ const LEAKS: &str = "table inet leaks {
     }
 }";
 
-/// Packets under a counter.
-fn counted(listing: &str, name: &str) -> u64 {
-    let (_, rest) = listing.split_once(&format!("counter {name} {{")).unwrap();
-    rest.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 #[test]
 fn live_direct_flows_are_reset_and_new_ones_are_direct_by_the_other_mark() {
     for restart in [false, true] {
         let network = Network::new();
-        // Without a rule that asks for it, nothing is tracked there.
-        network.inspector.sysctl("net/netfilter/nf_conntrack_tcp_loose", "1").unwrap();
-        network.inspector.nft(MIDDLES).unwrap();
+        network.count_middles();
         network.site.gateway.nft(LEAKS).unwrap();
         let product = network.product();
         let daemon = product.start();
@@ -98,8 +82,7 @@ fn live_direct_flows_are_reset_and_new_ones_are_direct_by_the_other_mark() {
         let leaks = network.gateway("nft list counters table inet leaks");
         assert!(counted(&leaks, "passed") > 10, "{leaks}");
         assert_eq!(counted(&leaks, "leaked"), 0, "{restart}: {leaks}");
-        let middles = network.inspector.run("nft list counters").unwrap();
-        assert_eq!(counted(&middles, "middle"), 0, "{restart}: {middles}");
+        network.assert_no_middles(&format!("{restart}"));
         assert!(network.gateway("nft list table inet breakout365").contains("0x04000000"));
         assert!(!network.gateway("nft list table inet breakout365").contains("0x01000000"));
         daemon.terminate();

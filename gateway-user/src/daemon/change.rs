@@ -254,7 +254,7 @@ impl Daemon<'_> {
             }
         };
         let way_out = self.make_way_out(&revision.config, way_of_flows.as_ref(), trigger).await;
-        if self.egress.has_dead_end() {
+        if self.egress.wants_inspection() {
             blueprint.deadline = Some(Duration::ZERO);
         }
         let published = match way_out {
@@ -265,13 +265,12 @@ impl Daemon<'_> {
             Ok(published) => published,
             Err(failure) => {
                 self.give_sign_of_life();
-                self.go_back_to_way_out(way_before, &revision.config).await;
-                self.follow_dead_end();
+                self.go_back_to_way_out(way_before, way_of_flows, &revision.config).await;
+                self.heed_way_out();
                 self.record_failure(trigger, Some(&revision), &failure.to_string());
                 return Err(failure);
             }
         };
-        self.leave_way_out(&revision.config).await;
         let generation = published.manifest.generation;
         hooks::report(&revision.config, &published, trigger);
         self.hooked.take(&published.attached);
@@ -279,13 +278,14 @@ impl Daemon<'_> {
         self.interfaces = interfaces;
         (self.problem, self.failed) = (None, None);
         self.heartbeat.take(self.lock.pins());
+        let (config, is_start) = (revision.config.clone(), self.serving.is_none());
         let redirect = blueprint.redirect;
         let now = Serving { revision, generation, inspecting, support, redirect, refused };
         let before = self.serving.replace(now);
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.
         self.give_sign_of_life();
-        self.leave_uplink(way_of_flows.as_ref()).await;
+        self.leave_way_out(way_of_flows.as_ref(), &config, is_start).await;
         self.look_for_collisions();
         self.windows_are_published().await;
         let Some(Serving { revision, .. }) = &self.serving else { return Ok(generation) };

@@ -86,19 +86,19 @@ fn say_if_it_was_gone(standing: Option<Standing>) {
 }
 
 impl Daemon<'_> {
-    /// Has the deadline pass where the way out has become a dead end, and moves it on where it is none
-    /// any more.
-    pub(super) fn follow_dead_end(&mut self) {
-        if self.heartbeat.withholds != self.egress.has_dead_end() {
+    /// Has the deadline pass where the way out wants nothing to go direct from now on, and moves it on
+    /// where it wants that no longer.
+    pub(super) fn heed_way_out(&mut self) {
+        if self.heartbeat.withholds != self.egress.wants_inspection() {
             self.give_sign_of_life();
         }
     }
 
-    /// Moves the deadline on, by the configuration that serves; or has it pass at once, while what goes
-    /// direct may be led to an uplink that is down.
+    /// Moves the deadline on, by the configuration that serves; or has it pass at once, while the way out
+    /// wants nothing to go direct.
     pub(super) fn give_sign_of_life(&mut self) {
         let Some(serving) = &self.serving else { return };
-        let withholds = self.egress.has_dead_end();
+        let withholds = self.egress.wants_inspection();
         let deadline =
             if withholds { Some(Duration::ZERO) } else { serving.revision.config.deadline };
         if !std::mem::replace(&mut self.heartbeat.withholds, withholds) {

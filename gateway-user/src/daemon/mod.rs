@@ -310,7 +310,7 @@ impl Daemon<'_> {
 
     async fn look_at_way_out(&mut self) {
         self.egress.look_again().await;
-        self.follow_dead_end();
+        self.heed_way_out();
         self.follow_redirect().await;
     }
 
@@ -352,6 +352,7 @@ impl Daemon<'_> {
                 }
             }
             OnStop::Detach => {
+                self.egress.part(None).await;
                 // It would put back what is taken back.
                 drop(std::mem::take(&mut self.egress));
                 let taken_back = take_back(&self.settings.pins, Some(self.lock)).await;

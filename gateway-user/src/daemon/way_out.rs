@@ -1,7 +1,7 @@
 //! The way out, on the way to a generation: made before it is published, so that what is marked finds
 //! it, and gone back from or left when the change is decided.
 
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use super::Daemon;
 use super::journal::{Entry, Outcome, Trigger};
@@ -23,8 +23,7 @@ impl Daemon<'_> {
         let is_way_back = matches!(trigger, Trigger::Rollback | Trigger::Unconfirmed);
         let may_wait = is_way_back || self.serving.is_none();
         let Some(wanted) = Wanted::of(config) else { return Ok(()) };
-        let before = before.map(Wanted::words);
-        let bits = before.map_or(0, |before| before.confused_with(wanted.words()));
+        let bits = before.map_or(0, |before| before.words().confused_with(wanted.words()));
         if bits != 0 {
             return Err(EgressError::Confused { bits }.into());
         }
@@ -41,64 +40,48 @@ impl Daemon<'_> {
         self.egress.wanted().cloned().or_else(of_before)
     }
 
-    /// After a change to `config` that failed, the way out is `before` again. Of a start that
-    /// failed nothing stays, unless an earlier daemon's generation still marks: then its way out may
-    /// be this one.
-    pub(super) async fn go_back_to_way_out(&mut self, before: Option<Wanted>, config: &Config) {
-        let wanted = Wanted::of(config);
-        if wanted.is_none() || wanted == before {
-            return;
-        }
+    /// After a change to `config` that failed, the way out is `before` again, if there was one. Of a start
+    /// that failed nothing stays, unless an earlier daemon's generation still marks: then it is the one
+    /// that flows have been decided for, if that is known.
+    pub(super) async fn go_back_to_way_out(
+        &mut self,
+        before: Option<Wanted>,
+        of_flows: Option<Wanted>,
+        config: &Config,
+    ) {
+        let Some(wanted) = Wanted::of(config) else { return };
         let is_marking = || attached(self.lock.pins()).is_ok_and(|hooks| !hooks.is_empty());
-        if before.is_some() || self.serving.is_some() || !is_marking() {
-            self.egress.go_back(before.as_ref()).await;
+        let goes_back_to = match of_flows {
+            of_flows if before.is_none() && self.serving.is_none() && is_marking() => {
+                Some(of_flows.unwrap_or_else(|| wanted.clone()))
+            }
+            _ => before,
+        };
+        if goes_back_to.as_ref() != Some(&wanted) {
+            self.egress.go_back(goes_back_to.as_ref()).await;
         }
     }
 
-    /// Ends the direct flows of the way out `before`, where another uplink or `[mark]` serves from now on:
-    /// they would go on in their middle, from another address or to an inspector.
-    pub(super) async fn leave_uplink(&mut self, before: Option<&Wanted>) {
-        let (Some(before), Some(now)) = (before, self.egress.wanted()) else { return };
-        let (uplink, serves) = (before.egress.interface.clone(), now.egress.interface.clone());
-        if uplink == serves && before.words() == now.words() {
-            return;
-        }
-        match self.egress.leave(before).await {
-            Ok(ended) if uplink == serves => {
-                info!(
-                    event = "flows_ended",
-                    cause = "other_mark",
-                    flows = ended,
-                    "{ended} direct flows of another [mark] are ended"
+    /// Leaves the way out `before`, now that nothing marks for it any more: for that of `config`, or for
+    /// none, as it was or as a daemon before this one may have left it.
+    pub(super) async fn leave_way_out(
+        &mut self,
+        before: Option<&Wanted>,
+        config: &Config,
+        is_start: bool,
+    ) {
+        if config.egress.is_some() {
+            if let Some(before) = before {
+                self.egress.leave(before).await;
+                self.heed_way_out();
+            }
+        } else if before.is_some() || is_start {
+            self.egress.part(before).await;
+            if let Err(failure) = self.egress.release().await {
+                warn!(
+                    "what is left of [egress] cannot be taken back: {failure}; `breakout365 down` does"
                 );
             }
-            Ok(ended) => {
-                info!(
-                    event = "flows_ended",
-                    cause = "other_uplink",
-                    flows = ended,
-                    "{ended} direct flows of uplink {uplink} are ended, {serves} serves now"
-                );
-            }
-            Err(failure) => {
-                let problem = format!("direct flows of uplink {uplink} are not ended: {failure}");
-                error!("{problem}");
-                self.problem = Some(problem);
-            }
-        }
-    }
-
-    /// Takes the way out back where `config`, which serves from now on, asks for none: the one
-    /// before it did, or that of a daemon before this one may have.
-    pub(super) async fn leave_way_out(&mut self, config: &Config) {
-        let may_be_there = self.egress.wanted().is_some() || self.serving.is_none();
-        if config.egress.is_some() || !may_be_there {
-            return;
-        }
-        if let Err(failure) = self.egress.release().await {
-            warn!(
-                "what is left of [egress] cannot be taken back: {failure}; `breakout365 down` does"
-            );
         }
     }
 

@@ -1,12 +1,14 @@
 //! Ending direct flows: their conntrack entries are removed, and what is left of them at the client
 //! is reset, so that it connects anew and is decided anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use nix::libc;
 use tracing::warn;
 
 use super::flows::{Conntrack, Ended, Flow};
+use super::netlink::Netlink;
 use super::nudge::{Pair, nudge};
 use super::vanished::Vanished;
 use super::{EgressError, Wanted, Words, nft, ruleset};
@@ -52,6 +54,23 @@ pub(super) async fn end(
         warn!("{} direct flows are forwarded by hardware and go on until they end", ended.left);
     }
     Ok(ended)
+}
+
+/// By which interface, as an index, the source of each flow that is direct by these words, and picked, is
+/// reached; those of which the kernel does not say are left out.
+pub(super) async fn ways_back(
+    words: Words,
+    picked: impl Fn(&Flow) -> bool,
+) -> Result<BTreeMap<IpAddr, u32>, EgressError> {
+    let flows = Conntrack::open()?.direct(words).await?;
+    let picked = flows.iter().filter(|flow| picked(flow));
+    let sources: BTreeSet<IpAddr> = picked.map(|flow| flow.source.ip()).collect();
+    let netlink = Netlink::open()?;
+    let mut ways = BTreeMap::new();
+    for source in sources {
+        ways.extend(netlink.way_to(source).await.map(|index| (source, index)));
+    }
+    Ok(ways)
 }
 
 pub(super) fn is_tcp(flow: &Flow) -> bool {

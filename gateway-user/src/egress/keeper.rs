@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use super::ending::end;
-use super::flows::{Conntrack, Ended, Flow};
-use super::netlink::Netlink;
+use super::debt::Debt;
+use super::ending::{end, ways_back};
+use super::flows::{Ended, Flow};
 use super::place::{Applied, Look, close, look};
 use super::probe::Prober;
 use super::routing::Family;
@@ -17,11 +17,13 @@ use super::standing::{Standings, Transition};
 use super::take_back::take_back;
 use super::vanished::Vanished;
 use super::watch::Watch;
-use super::{EgressError, Hop, Wanted, Words, nft, reverse_path, ruleset};
+use super::{EgressError, Hop, Wanted, nft, reverse_path, ruleset};
 use crate::observe::EgressState;
 
 /// Where nothing says that something has come right.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long clients that are made to speak may take until they are reset: the answer to one segment.
+const PARTING: Duration = Duration::from_secs(1);
 /// Why flows were ended.
 const DOWN: &str = "uplink_down";
 const REVOKED: &str = "revoked";
@@ -52,8 +54,8 @@ pub struct Keeper {
     problem: Option<String>,
     /// Whether new flows that are marked may be led to an uplink that is down.
     has_dead_end: bool,
-    /// Words that were left, and whose flows could not be ended then, the latest last.
-    owed: Vec<Words>,
+    /// Flows that have lost their way and could not be ended then, the latest last.
+    owed: Vec<Debt>,
     /// Why flows that are to be ended are not, as it was said last: it is tried every second.
     not_ended: Option<String>,
     /// What passes netfilter by has to hear it before netfilter does.
@@ -80,11 +82,12 @@ impl Keeper {
         self.standings.families.get(&family).is_some_and(|standing| standing.fault.is_none())
     }
 
-    /// Whether new flows may be led to an uplink that is down: its family is not closed in the nftables
-    /// table, because `nft` fails. Until it is, nothing may go direct.
+    /// Whether nothing may go direct for a time: new flows could be led to an uplink that is down, whose
+    /// family is not closed in the nftables table because `nft` fails; or taken for those of an uplink
+    /// that was left and are not ended yet.
     #[must_use]
-    pub fn has_dead_end(&self) -> bool {
-        self.has_dead_end
+    pub fn wants_inspection(&self) -> bool {
+        self.has_dead_end || self.owed.iter().any(Debt::stops_all)
     }
 
     /// The next hop of a family, if there is one.
@@ -98,8 +101,9 @@ impl Keeper {
     /// that cannot be reached, is one unless the way out `may_wait`, as at a start: then it may come
     /// later.
     ///
-    /// Where flows were decided by other words `before`, and programs mark by them, nothing new goes
-    /// direct and what was direct is reset, until [`Keeper::leave`].
+    /// `before` is what programs still mark for, until [`Keeper::leave`]. What comes in by its inside
+    /// interfaces goes on as it did; where it has other words, nothing new goes direct and what was direct
+    /// is reset.
     ///
     /// # Errors
     ///
@@ -107,17 +111,17 @@ impl Keeper {
     pub async fn establish(
         &mut self,
         wanted: &Wanted,
-        before: Option<Words>,
+        before: Option<&Wanted>,
         may_wait: bool,
     ) -> Result<(), EgressError> {
         if self.wanted.as_ref() == Some(wanted) {
             self.look_again().await;
             return Ok(());
         }
+        // Those of words that serve again have their way again.
+        self.owed.retain(|debt| *debt != Debt::Words(wanted.words()));
         // Whatever has its name may be of another process; and it is another one now.
-        self.owed.retain(|words| *words != wanted.words());
-        let before = before.filter(|before| *before != wanted.words());
-        self.applied = Applied::nothing(before.or_else(|| self.owed.last().copied()));
+        self.applied = self.applied.anew(wanted, before, &self.owed);
         let egress = &wanted.egress;
         let before = self.wanted.as_ref().and_then(|wanted| wanted.egress.health.as_ref());
         let is_same_health = before.is_some() && before == egress.health.as_ref();
@@ -242,29 +246,21 @@ impl Keeper {
             }
         }
         self.standings.take(&wanted.egress, &faults);
-        self.end_what_is_owed().await;
+        self.end_what_is_down().await;
         let is_waiting = has_dead_end || self.standings.is_waiting();
         self.again = is_waiting.then(|| Instant::now() + AGAIN);
-        self.leave_what_is_owed().await;
+        self.pay().await;
     }
 
-    /// Ends the flows of words that were left and could not be ended then; until it can, the table resets
-    /// them.
-    async fn leave_what_is_owed(&mut self) {
-        let (Some(wanted), Some(words)) = (&self.wanted, self.owed.last().copied()) else { return };
-        match end(wanted, words, None, |_| true).await {
+    /// Ends the flows of a change of the way out that are still owed.
+    async fn pay(&mut self) {
+        let (Some(wanted), Some(debt)) = (&self.wanted, self.owed.last().cloned()) else { return };
+        match debt.pay(wanted).await {
             Ok(ended) => {
-                info!(
-                    event = "flows_ended",
-                    cause = "other_mark",
-                    flows = ended.removed,
-                    "{} direct flows of another [mark] are ended",
-                    ended.removed
-                );
                 self.owed.pop();
                 self.not_ended = None;
                 self.count(REVOKED, ended);
-                if self.applied.has_left(words) || !self.owed.is_empty() {
+                if self.applied.is_paid(&debt) || !self.owed.is_empty() {
                     self.again = Some(Instant::now());
                 }
             }
@@ -283,7 +279,7 @@ impl Keeper {
         }
     }
 
-    async fn end_what_is_owed(&mut self) {
+    async fn end_what_is_down(&mut self) {
         let Some(wanted) = &self.wanted else { return };
         let standings = self.standings.families.iter();
         let owed = standings.filter(|(_, standing)| standing.owes).map(|(family, _)| *family);
@@ -328,28 +324,19 @@ impl Keeper {
         Ok(ended.removed)
     }
 
-    /// Leaves what was kept `before`, now that nothing marks for it any more: ends the flows that were
-    /// direct by it, and gives how many.
-    ///
-    /// # Errors
-    ///
-    /// They cannot be listed or removed.
-    pub async fn leave(&mut self, before: &Wanted) -> Result<u64, EgressError> {
-        let Some(wanted) = &self.wanted else { return Ok(0) };
-        let words = before.words();
-        let outcome = end(wanted, words, None, |_| true).await;
-        // By the same words there are flows of the new way by the next time.
-        if outcome.is_err() && words != wanted.words() {
-            self.owed.push(words);
-            self.again = Some(Instant::now() + AGAIN);
-        }
-        let ended = outcome?;
-        self.count(REVOKED, ended);
-        // Not before: what the table resets by those words would in between go to an inspector.
-        if self.applied.has_left(words) {
+    /// Leaves what was kept `before`, now that nothing marks for it any more: ends the flows that have no
+    /// way any more, or would go on in their middle from another address or to an inspector. Where that
+    /// fails it is tried again every second.
+    pub async fn leave(&mut self, before: &Wanted) {
+        let Some(debt) = self.wanted.as_ref().and_then(|now| Debt::between(before, now)) else {
+            return;
+        };
+        self.owed.push(debt);
+        self.pay().await;
+        // Not before: what the table resets would in between go to an inspector.
+        if self.applied.is_behind() {
             self.look_again().await;
         }
-        Ok(ended.removed)
     }
 
     /// By which interface, as an index, the source of each direct flow that is picked is reached; those of
@@ -363,15 +350,7 @@ impl Keeper {
         picked: impl Fn(&Flow) -> bool,
     ) -> Result<BTreeMap<IpAddr, u32>, EgressError> {
         let Some(wanted) = &self.wanted else { return Ok(BTreeMap::new()) };
-        let flows = Conntrack::open()?.direct(wanted.words()).await?;
-        let picked = flows.iter().filter(|flow| picked(flow));
-        let sources: BTreeSet<IpAddr> = picked.map(|flow| flow.source.ip()).collect();
-        let netlink = Netlink::open()?;
-        let mut ways = BTreeMap::new();
-        for source in sources {
-            ways.extend(netlink.way_to(source).await.map(|index| (source, index)));
-        }
-        Ok(ways)
+        ways_back(wanted.words(), picked).await
     }
 
     /// Waits until something may have to be done, or to be told; gives whether it is to be looked
@@ -412,6 +391,31 @@ impl Keeper {
             self.keep(before, self.standings.with(&before.egress, false));
             let look = Look::as_before(&self.applied, &self.standings);
             self.settle(Look { problem: Some(failure), has_dead_end: true, ..look }).await;
+        }
+    }
+
+    /// Ends all direct flows of what is kept, or else of what was `before`, while there is a table that
+    /// resets them. Nothing new goes direct from then on. Takes a second, if there are any.
+    pub async fn part(&mut self, before: Option<&Wanted>) {
+        let Some(wanted) = self.wanted.as_ref().or(before) else { return };
+        if let Some(hears) = &self.hears_down {
+            hears(&Family::ALL.into());
+        }
+        let closed = self.applied.close_all(wanted).await;
+        match closed.and(end(wanted, wanted.words(), None, |_| true).await) {
+            Ok(Ended { removed: 0, .. }) => {}
+            Ok(ended) => {
+                info!(
+                    event = "flows_ended",
+                    cause = "no_egress",
+                    flows = ended.removed,
+                    "{} direct flows are ended, [egress] is no more",
+                    ended.removed
+                );
+                self.count(REVOKED, ended);
+                sleep(PARTING).await;
+            }
+            Err(failure) => warn!("direct flows are not ended, and break: {failure}"),
         }
     }
 
@@ -458,7 +462,10 @@ impl Keeper {
             table: egress.table,
             priority: egress.priority,
             put_back: self.put_back,
-            problem: self.problem.clone(),
+            problem: self.problem.clone().or_else(|| {
+                let failure = self.not_ended.as_ref()?;
+                Some(format!("direct flows are not ended yet: {failure}"))
+            }),
             on_failure: egress.on_failure.name().to_owned(),
             families: self.standings.states(),
             flows_ended: self.ended.clone(),

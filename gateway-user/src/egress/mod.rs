@@ -9,7 +9,8 @@
 //! them; `probe` connects through it, `hysteresis` counts, `hold` waits where nothing is probed;
 //! `standing` holds the state that follows.
 //! `flows` lists and removes conntrack entries of direct flows, `vanished` hears of those that the kernel
-//! removes, `ending` has their rest reset, `nudge` makes a client speak that only waits.
+//! removes, `ending` has their rest reset, `nudge` makes a client speak that only waits, `debt` says which
+//! a change of the way out has to end.
 //!
 //! [`take_back()`] is what `down` does: what is ours is known by its protocol number and its comment,
 //! so no configuration is needed for it.
@@ -19,6 +20,7 @@
 //!
 //! A packet's mark is a proposal; the connection mark owns the flow. See `ruleset`.
 
+mod debt;
 mod dispute;
 mod ending;
 mod error;

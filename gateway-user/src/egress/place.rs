@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::debt::Debt;
 use super::fault::{Fault, Sight};
 use super::netlink::Netlink;
 use super::routing::{Family, Routing};
-use super::ruleset::Before;
+use super::ruleset::{Before, Past};
 use super::standing::Standings;
-use super::{EgressError, Hop, Wanted, Words, nft, ruleset};
+use super::{EgressError, Hop, Wanted, nft, ruleset};
+use crate::config::OnFailure;
 
 /// What was put in place last.
 #[derive(Default)]
@@ -21,10 +23,10 @@ pub(super) struct Applied {
     listing: Option<String>,
     /// Rules and routes.
     routing: Option<Routing>,
-    /// What flows have been decided by so far, until those are ended.
-    leaving: Option<Words>,
-    /// The words by which the table resets what was direct.
-    left: Option<Words>,
+    /// What was in place before, as far as the table has to know.
+    past: Past,
+    /// What of it is in the table.
+    known: Past,
 }
 
 /// What was seen and done.
@@ -184,17 +186,46 @@ pub(super) async fn close(
 }
 
 impl Applied {
-    /// Nothing was put in place by this process; flows were decided by the words that are `leaving`.
-    pub(super) fn nothing(leaving: Option<Words>) -> Self {
-        Self { leaving, ..Self::default() }
+    /// Nothing is in place of what is `wanted`. Programs still mark for what was `before`, and flows are
+    /// `owed`.
+    pub(super) fn anew(&self, wanted: &Wanted, before: Option<&Wanted>, owed: &[Debt]) -> Self {
+        let words = before.map(Wanted::words).filter(|words| *words != wanted.words());
+        let of_debt = |debt: &Debt| match debt {
+            Debt::Words(words) => Some(*words),
+            Debt::Uplink { .. } | Debt::Inside { .. } => None,
+        };
+        let words = words.or_else(|| owed.iter().rev().find_map(of_debt));
+        let mut was_inside = self.past.was_inside.clone();
+        let mut still_inside = self.past.still_inside.clone();
+        still_inside.extend(before.into_iter().flat_map(|before| before.inside.iter().cloned()));
+        still_inside.retain(|name| !wanted.inside.contains(name));
+        was_inside.retain(|name| !wanted.inside.contains(name) && !still_inside.contains(name));
+        Self { past: Past { words, still_inside, was_inside }, ..Self::default() }
     }
 
-    /// No flow is direct by these words any more; gives whether the table is to be made anew for that.
-    pub(super) fn has_left(&mut self, words: Words) -> bool {
-        self.leaving.take_if(|leaving| *leaving == words).is_some()
+    /// Flows of a change are ended; gives whether the table is to be made anew for that.
+    pub(super) fn is_paid(&mut self, debt: &Debt) -> bool {
+        if let Debt::Words(words) = debt {
+            self.past.words.take_if(|left| left == words);
+        }
+        let still = std::mem::take(&mut self.past.still_inside);
+        self.past.was_inside.extend(still);
+        self.is_behind()
     }
 
-    /// Whether the table there is inspects this family, or there is none of this process.
+    /// Whether the table knows something else than it should.
+    pub(super) fn is_behind(&self) -> bool {
+        self.past != self.known
+    }
+
+    /// Applies the table with both families closed, whose new flows are inspected.
+    pub(super) async fn close_all(&mut self, wanted: &Wanted) -> Result<(), EgressError> {
+        let (mut wanted, mtus) = (wanted.clone(), self.mtus.clone());
+        wanted.egress.on_failure = OnFailure::Inspect;
+        self.ensure(&wanted, Family::ALL.into(), &mtus).await.map(drop)
+    }
+
+    /// Whether the table that is there inspects this family, or there is none of this process.
     fn keeps_closed(&self, family: Family) -> bool {
         self.listing.is_none() || self.closed.contains(&family)
     }
@@ -216,7 +247,7 @@ impl Applied {
         let mtus = if wanted.egress.clamp_mss { mtus.clone() } else { BTreeMap::new() };
         let listed = nft::listing().await?;
         let is_same = listed.is_some() && listed == self.listing;
-        if is_same && closed == self.closed && mtus == self.mtus && self.leaving == self.left {
+        if is_same && closed == self.closed && mtus == self.mtus && !self.is_behind() {
             return Ok(false);
         }
         let was_ours = self.listing.is_some();
@@ -224,8 +255,8 @@ impl Applied {
             self.closed.clear();
         }
         let before = if is_same { Before::Alike } else { Before::Unknown };
-        nft::apply(&ruleset::text(wanted, &closed, &mtus, self.leaving, before)).await?;
-        (self.closed, self.mtus, self.left) = (closed, mtus, self.leaving);
+        nft::apply(&ruleset::text(wanted, &closed, &mtus, &self.past, before)).await?;
+        (self.closed, self.mtus, self.known) = (closed, mtus, self.past.clone());
         self.listing = nft::listing().await?;
         Ok(was_ours && !is_same)
     }

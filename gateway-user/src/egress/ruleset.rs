@@ -39,10 +39,21 @@ pub(super) enum Before {
     Alike,
 }
 
+/// What a table has to know of the way out before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Past {
+    /// The words that programs mark by until the next ones are there: their marks are cleared, and what
+    /// was direct by them is reset.
+    pub(super) words: Option<Words>,
+    /// Interfaces that are still inside to those programs.
+    pub(super) still_inside: BTreeSet<String>,
+    /// Interfaces that are not inside any more: the middle of a direct flow that comes in by one is reset.
+    pub(super) was_inside: BTreeSet<String>,
+}
+
 /// What `nft -f` takes: the whole table in one transaction, in place of the one before. Families that
 /// are `closed` are inspected, or blocked; their live direct flows are reset. `mtus` are the largest
-/// packets that the uplink takes, bytes. While the programs mark by what is `leaving`, their marks are
-/// cleared, and what was direct by it is reset.
+/// packets that the uplink takes, bytes.
 ///
 /// The chain stands before `mangle`, where TPROXY rules are, and after conntrack (-200): an
 /// inspector on this machine sees the restored mark.
@@ -51,12 +62,11 @@ pub(super) fn text(
     wanted: &Wanted,
     closed: &BTreeSet<Family>,
     mtus: &BTreeMap<Family, u32>,
-    leaving: Option<Words>,
+    past: &Past,
     before: Before,
 ) -> String {
     let (egress, mark) = (&wanted.egress, wanted.mark);
-    let inside: Vec<String> = wanted.inside.iter().map(|name| format!("{name:?}")).collect();
-    let inside = inside.join(", ");
+    let inside = names(wanted.inside.union(&past.still_inside));
     let is_direct = format!("mark & {:#010x} == {:#010x}", mark.mask, mark.value);
     let set_mark = format!("meta mark set meta mark & {:#010x}", !mark.mask);
     let set_ct = format!("ct mark set ct mark & {:#010x}", !wanted.words().bits());
@@ -64,7 +74,8 @@ pub(super) fn text(
     let both = wanted.words().direct();
     let flow_is_direct = flow_is_direct(wanted.words());
     let no_way = no_way(wanted, closed, &is_direct);
-    let leaving = leaving.map(|words| left(words, wanted)).unwrap_or_default();
+    let leaving = past.words.map(|words| left(words, wanted)).unwrap_or_default();
+    let (to_outside, outside) = outside(wanted, &past.was_inside);
     let make_room = match before {
         Before::Unknown => format!("table inet {TABLE}\ndelete table inet {TABLE}"),
         Before::Alike => format!("flush table inet {TABLE}"),
@@ -105,7 +116,7 @@ table inet {TABLE} {{
     chain prerouting {{
         type filter hook prerouting priority mangle - 10; policy accept;
         iifname {{ {inside} }} goto inside
-        meta {is_direct} goto clear
+{to_outside}        meta {is_direct} goto clear
     }}
     chain inside {{
 {leaving}        ct state invalid jump ended
@@ -152,7 +163,7 @@ table inet {TABLE} {{
     chain end_tcp {{
         meta l4proto tcp reject with tcp reset
     }}
-"#,
+{outside}"#,
         mask = mark.mask,
         otherwise = match egress.on_failure {
             OnFailure::Inspect => "clear",
@@ -232,6 +243,32 @@ fn left(words: Words, wanted: &Wanted) -> String {
         !mark.mask,
         flow_is_direct(words)
     )
+}
+
+/// The jump and the chain for interfaces that are not inside any more. What was decided for a flow from
+/// there holds no longer; other flows are not looked at.
+fn outside(wanted: &Wanted, was_inside: &BTreeSet<String>) -> (String, String) {
+    if was_inside.is_empty() {
+        return Default::default();
+    }
+    let jump = format!("        iifname {{ {} }} jump outside\n", names(was_inside));
+    let chain = format!(
+        "    chain outside {{
+        ct direction original {} tcp flags & (syn | rst) == 0x0 goto end_tcp
+        ct state invalid jump ended
+        ct mark & {:#010x} == 0 jump ended
+    }}
+",
+        flow_is_direct(wanted.words()),
+        wanted.egress.decided
+    );
+    (jump, chain)
+}
+
+/// Interfaces as elements of a set.
+fn names<'a>(interfaces: impl IntoIterator<Item = &'a String>) -> String {
+    let names: Vec<String> = interfaces.into_iter().map(|name| format!("{name:?}")).collect();
+    names.join(", ")
 }
 
 /// The rules for families that are closed or have no next hop.
@@ -362,7 +399,8 @@ mod tests {
 
     #[test]
     fn the_bits_of_others_are_kept() {
-        let text = text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), None, Before::Unknown);
+        let text =
+            text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), &Past::default(), Before::Unknown);
         for line in [
             "iifname { \"lan0\", \"lan1\" } goto inside",
             "ct state related ct direction original meta l4proto { tcp, udp } goto anew",
@@ -388,7 +426,7 @@ mod tests {
         wanted.egress.masquerade = true;
         wanted.egress.clamp_mss = true;
         let mtus = [(Family::V4, 1400), (Family::V6, 50)].into();
-        let text = text(&wanted, &BTreeSet::new(), &mtus, None, Before::Unknown);
+        let text = text(&wanted, &BTreeSet::new(), &mtus, &Past::default(), Before::Unknown);
         let at = |line: &str| text.find(line).unwrap_or_else(|| panic!("{line} is not in {text}"));
         assert!(at("meta nfproto ipv6 goto inspect") < at("goto restore"));
         assert_eq!(text.matches("nfproto ipv4").count(), 1);
@@ -402,20 +440,21 @@ mod tests {
     fn a_family_that_is_closed_is_inspected_or_refused_and_its_direct_flows_are_reset() {
         let mut wanted = wanted();
         let closed = [Family::V4].into();
-        let inspect = text(&wanted, &closed, &BTreeMap::new(), None, Before::Alike);
+        let inspect = text(&wanted, &closed, &BTreeMap::new(), &Past::default(), Before::Alike);
         let lost = "meta nfproto ipv4 ct mark & 0x03000000 == 0x03000000 goto lost\n";
         let refused = "meta nfproto ipv4 ct mark & 0x02000000 == 0 meta mark & 0x01000000 == \
                        0x01000000 goto refuse\n";
         assert!(inspect.contains(lost), "{inspect}");
         assert!(!inspect.contains("goto refuse") && !inspect.contains("nfproto ipv6"), "{inspect}");
         wanted.egress.on_failure = OnFailure::Block;
-        let block = text(&wanted, &closed, &BTreeMap::new(), None, Before::Alike);
+        let block = text(&wanted, &closed, &BTreeMap::new(), &Past::default(), Before::Alike);
         let at =
             |line: &str| block.find(line).unwrap_or_else(|| panic!("{line} is not in {block}"));
         assert!(at(lost) < at(refused));
         assert!(at(refused) < at("meta nfproto ipv4 goto inspect"));
         assert_eq!((closed_in(&inspect), closed_in(&block)), (closed.clone(), closed));
-        let open = text(&wanted, &BTreeSet::new(), &BTreeMap::new(), None, Before::Unknown);
+        let open =
+            text(&wanted, &BTreeSet::new(), &BTreeMap::new(), &Past::default(), Before::Unknown);
         assert_eq!(closed_in(&open), BTreeSet::new());
         assert!(!open.contains("nfproto"), "only while it is down: {open}");
     }
@@ -425,8 +464,8 @@ mod tests {
         let words = Words { mark: Mark { value: 0x10, mask: 0x30 }, decided: 0x40 };
         let mut wanted = wanted();
         let none = BTreeSet::new();
-        let of =
-            |wanted: &Wanted| text(wanted, &none, &BTreeMap::new(), Some(words), Before::Unknown);
+        let past = Past { words: Some(words), ..Past::default() };
+        let of = |wanted: &Wanted| text(wanted, &none, &BTreeMap::new(), &past, Before::Unknown);
         let begin = "    chain inside {\n";
         let rules = "        meta mark set meta mark & 0xffffffcf\n        ct mark & 0x00000070 == \
                      0x00000050 goto lost\n        ct state invalid";
@@ -439,6 +478,31 @@ mod tests {
         let text = of(&wanted);
         assert!(text.contains(&format!("{begin}{first}{rules}")), "{text}");
         assert!(closed_in(&text).is_empty());
+    }
+
+    #[test]
+    fn an_interface_is_inside_until_programs_know_and_has_its_direct_flows_reset_after_that() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let past = |still: &[&str], was: &[&str]| Past {
+            words: None,
+            still_inside: names(still),
+            was_inside: names(was),
+        };
+        let of =
+            |past: &Past| text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), past, Before::Alike);
+        let still = of(&past(&["lan2"], &[]));
+        assert!(
+            still.contains("iifname { \"lan0\", \"lan1\", \"lan2\" } goto inside\n"),
+            "{still}"
+        );
+        assert!(!still.contains("outside"), "{still}");
+        let was = of(&past(&[], &["lan2"]));
+        let jumps = "        iifname { \"lan0\", \"lan1\" } goto inside\n        iifname { \"lan2\" } \
+                     jump outside\n        meta mark & 0x01000000 == 0x01000000 goto clear\n";
+        assert!(was.contains(jumps), "{was}");
+        let reset = "ct direction original ct mark & 0x03000000 == 0x03000000 tcp flags & (syn | rst) \
+                     == 0x0 goto end_tcp\n";
+        assert!(was.contains(reset), "{was}");
     }
 
     #[test]

@@ -71,24 +71,25 @@ impl Network {
 
     /// A new TCP flow from the client; `None` where nobody answers.
     pub(crate) fn flow(&self, to: &str) -> Option<Flow> {
-        let to: SocketAddr = to.parse().unwrap();
-        let connect = || TcpStream::connect_timeout(&to, PATIENCE);
-        let stream = self.site.client.enter(connect).unwrap().ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Some(Flow::Tcp(stream))
+        flow(&self.site.client, to)
     }
 
     /// A new UDP flow from the client.
     pub(crate) fn datagrams(&self, to: &str) -> Flow {
-        let open = || {
-            let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-            let socket = UdpSocket::bind(any).unwrap();
-            socket.connect(to).unwrap();
-            socket
-        };
-        let socket = self.site.client.enter(open).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Flow::Udp(socket)
+        datagrams(&self.site.client, to)
+    }
+
+    /// From now on the inspector counts the middles of TCP flows to port 443 that it has not seen begin.
+    pub(crate) fn count_middles(&self) {
+        // Without a rule that asks for it, nothing is tracked there.
+        self.inspector.sysctl("net/netfilter/nf_conntrack_tcp_loose", "1").unwrap();
+        self.inspector.nft(MIDDLES).unwrap();
+    }
+
+    /// Asserts that the inspector has been handed none.
+    pub(crate) fn assert_no_middles(&self, after: &str) {
+        let listing = self.inspector.run("nft list counters table inet middle").unwrap();
+        assert_eq!(counted(&listing, "middle"), 0, "{after}: {listing}");
     }
 
     /// Who answers a new flow, by TCP.
@@ -189,6 +190,41 @@ impl Flow {
         }
     }
 }
+
+/// A new TCP flow out of a namespace; `None` where nobody answers.
+pub(crate) fn flow(from: &Namespace, to: &str) -> Option<Flow> {
+    let to: SocketAddr = to.parse().unwrap();
+    let stream = from.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap().ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    Some(Flow::Tcp(stream))
+}
+
+/// A new UDP flow out of a namespace.
+pub(crate) fn datagrams(from: &Namespace, to: &str) -> Flow {
+    let open = || {
+        let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.connect(to).unwrap();
+        socket
+    };
+    let socket = from.enter(open).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    Flow::Udp(socket)
+}
+
+/// Packets under a counter of a listing.
+pub(crate) fn counted(listing: &str, name: &str) -> u64 {
+    let (_, rest) = listing.split_once(&format!("counter {name} {{")).unwrap();
+    rest.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+const MIDDLES: &str = "table inet middle {
+    counter middle { }
+    chain input {
+        type filter hook input priority filter;
+        tcp dport 443 ct state new tcp flags & (syn | rst) == 0x0 counter name middle
+    }
+}";
 
 /// Joins two namespaces; the first has host number 1 in network `number`, the other 2.
 pub(crate) fn join(one: (&Namespace, &str), other: (&Namespace, &str), number: u8) {

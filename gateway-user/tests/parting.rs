@@ -1,0 +1,189 @@
+//! A way out that is left: no direct flow of it is handed to an inspector in its middle, or hangs. Needs
+//! root.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod support;
+
+use std::time::Duration;
+use std::{fs, thread};
+
+use gateway_user::exit::Exit;
+use support::network::{
+    self, DIRECT, EGRESS, Flow, INSPECTED, Network, config, datagrams, flow, join,
+};
+use support::product::{Daemon, Product};
+use support::wait_until;
+use xtask::testbed::Namespace;
+
+/// A second inside interface.
+const LAN1: &str = "[[interface]]\nname = \"lan1\"\n";
+/// As [`EGRESS`], by the other interface.
+const OTHER_UPLINK: &str = "[egress]\ninterface = \"insp0\"\ngateway4 = \"10.36.3.2\"\n";
+
+/// A client behind the second inside interface.
+fn second_client(network: &Network) -> Namespace {
+    let client = Namespace::new("second").unwrap();
+    join((&network.site.gateway, "lan1"), (&client, "eth0"), 4);
+    client.ip(&network::default_routes(4, 1)).unwrap();
+    client
+}
+
+/// Has another configuration taken by a reload, or by a restart.
+fn change(product: &Product<'_>, daemon: Daemon, text: &str, restart: bool) -> Daemon {
+    product.configure(text);
+    if restart {
+        daemon.terminate();
+        return product.start();
+    }
+    product.json(&["reload"]);
+    daemon
+}
+
+fn assert_are_reset(flows: &mut [Flow], after: &str) {
+    for flow in flows {
+        let answer = flow.ask_or_error();
+        assert!(answer.contains("reset"), "{after}: {answer}");
+    }
+}
+
+#[test]
+fn an_interface_that_is_inside_no_longer_has_its_direct_flows_reset_and_no_others() {
+    for restart in [false, true] {
+        let after = if restart { "a restart" } else { "a reload" };
+        let network = Network::new();
+        network.count_middles();
+        let second = second_client(&network);
+        let product = network.product();
+        let both = format!("{}{EGRESS}", config(LAN1));
+        product.configure(&both);
+        let daemon = product.start();
+        let flows = |from: &Namespace, to: [&str; 2]| to.map(|to| flow(from, to).unwrap());
+        let mut kept = flows(&network.site.client, DIRECT);
+        let mut inspected = flows(&second, INSPECTED);
+        let mut waiting = flow(&second, DIRECT[0]).unwrap();
+        let mut datagrams = datagrams(&second, DIRECT[0]);
+        // So many that one after the other speaks while the daemon changes over.
+        let mut dropped: Vec<Flow> = (0..40).flat_map(|_| flows(&second, DIRECT)).collect();
+        assert!(dropped.iter_mut().chain(&mut kept).all(|flow| flow.ask() == "direct"));
+        assert_eq!((waiting.ask(), datagrams.ask()), ("direct".into(), "direct".into()));
+        assert_eq!(inspected.each_mut().map(Flow::ask), ["inspector"; 2]);
+        let (quiet, speaking) = dropped.split_at_mut(20);
+        let daemon = thread::scope(|scope| {
+            scope.spawn(|| {
+                for flow in speaking {
+                    let answer = flow.ask_or_error();
+                    let is_well = answer.starts_with("direct") || answer.contains("reset");
+                    assert!(is_well, "{after}: {answer}");
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+            change(&product, daemon, &config(EGRESS), restart)
+        });
+        assert_are_reset(quiet, after);
+        assert!(waiting.wait().contains("reset"), "one that only waits");
+        assert_eq!(datagrams.ask(), "inspector", "{after}");
+        assert_eq!(kept.each_mut().map(Flow::ask), ["direct"; 2], "{after}");
+        assert_eq!(inspected.each_mut().map(Flow::ask), ["inspector"; 2], "{after}");
+        assert_eq!(flows(&second, DIRECT).each_mut().map(Flow::ask), ["inspector"; 2], "{after}");
+        network.assert_it_parts();
+        network.assert_no_middles(after);
+        assert!(daemon.log().contains("in by lan1 are ended"), "{}", daemon.log());
+        let daemon = change(&product, daemon, &both, restart);
+        assert_eq!(flows(&second, DIRECT).each_mut().map(Flow::ask), ["direct"; 2], "{after}");
+        assert!(!network.gateway("nft list table inet breakout365").contains("outside"));
+        daemon.terminate();
+    }
+}
+
+#[test]
+fn without_a_way_out_any_more_direct_flows_are_reset_before_the_table_goes() {
+    for how in ["a reload", "a restart", "on-stop"] {
+        let network = Network::new();
+        network.count_middles();
+        let before = network.everything();
+        let product = network.product();
+        let egress = format!("{EGRESS}on-failure = \"block\"\n");
+        let on_stop = if how == "on-stop" { "on-stop = \"detach\"\n" } else { "" };
+        product.configure(&format!("{on_stop}{}", config(&egress)));
+        let daemon = product.start();
+        let mut direct =
+            DIRECT.repeat(3).iter().map(|to| network.flow(to)).collect::<Option<Vec<_>>>().unwrap();
+        let mut inspected = INSPECTED.map(|to| network.flow(to).unwrap());
+        let mut datagrams = network.datagrams(DIRECT[1]);
+        assert!(direct.iter_mut().all(|flow| flow.ask() == "direct"));
+        assert_eq!((datagrams.ask(), inspected[0].ask()), ("direct".into(), "inspector".into()));
+        let daemon = if how == "on-stop" {
+            daemon.terminate();
+            None
+        } else {
+            Some(change(&product, daemon, &config(""), how == "a restart"))
+        };
+        // What only waits has been reset while there was something to reset it.
+        for flow in &mut direct {
+            assert!(flow.wait().contains("reset"), "{how}");
+        }
+        wait_until("it is taken back", || network.everything() == before);
+        assert_eq!(datagrams.ask(), "inspector", "{how}");
+        assert_eq!(inspected.each_mut().map(Flow::ask), ["inspector"; 2], "{how}");
+        network.assert_all_is_inspected();
+        network.assert_no_middles(how);
+        if let Some(daemon) = daemon {
+            daemon.terminate();
+        }
+    }
+}
+
+#[test]
+fn while_the_flows_of_the_uplink_before_cannot_be_ended_nothing_goes_direct() {
+    let network = Network::new();
+    network.count_middles();
+    let script = "if test -e broken && test \"$1\" = --file; then
+        text=$(cat)
+        case \"$text\" in 'add element'*) echo no >&2; exit 1;; esac
+        printf '%s' \"$text\" | nft \"$@\"
+        exit
+    fi";
+    let product = network.product().with_nft(script);
+    let daemon = product.start();
+    let mut direct = network.flow(DIRECT[0]).unwrap();
+    assert_eq!(direct.ask(), "direct");
+    fs::write(product.file("broken"), "").unwrap();
+    product.configure(&config(OTHER_UPLINK));
+    product.json(&["reload"]);
+    let told = product.status();
+    assert_eq!(told["switches"]["inspecting"], "daemon_gone", "{told}");
+    let problem = told["daemon"]["egress"]["problem"].as_str().unwrap_or_default();
+    assert!(problem.starts_with("direct flows are not ended yet: "), "{told}");
+    fs::remove_file(product.file("broken")).unwrap();
+    wait_until("they are ended", || product.status()["switches"]["inspecting"].is_null());
+    assert_are_reset(&mut [direct], "the uplink is another one");
+    network.assert_no_middles("another uplink");
+    let log = daemon.log();
+    assert!(log.contains("1 direct flows of uplink up0 are ended, insp0 serves now"), "{log}");
+    assert!(product.status()["daemon"]["egress"]["problem"].is_null());
+    daemon.terminate();
+}
+
+/// What an earlier daemon has published goes on, and so does its way out.
+#[test]
+fn a_start_that_fails_leaves_the_way_out_of_what_serves() {
+    let network = Network::new();
+    let product = network.product();
+    product.start().terminate();
+    let mut direct = DIRECT.map(|to| network.flow(to).unwrap());
+    let before = network.everything();
+    // It lets nothing be published.
+    let control = network.site.pins().root().join("control");
+    let kept = network.site.pins().root().join("kept");
+    fs::rename(&control, &kept).unwrap();
+    fs::create_dir(&control).unwrap();
+    product.configure(&config(OTHER_UPLINK));
+    product.assert_refused(&["run"], Exit::Datapath as i32, &["not the control map"]);
+    fs::remove_dir(&control).unwrap();
+    fs::rename(&kept, &control).unwrap();
+    assert_eq!(direct.each_mut().map(Flow::ask), ["direct"; 2]);
+    network.assert_it_parts();
+    let after = network.everything();
+    assert_eq!(before[..4], after[..4], "rules and routes");
+}
