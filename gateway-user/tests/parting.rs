@@ -13,7 +13,9 @@ use support::network::{
     self, DIRECT, EGRESS, Flow, INSPECTED, Network, config, datagrams, flow, join,
 };
 use support::product::{Daemon, Product};
-use support::wait_until;
+use support::{PATIENCE, wait_until};
+use tokio::net::TcpSocket;
+use tokio::runtime::Builder;
 use xtask::testbed::Namespace;
 
 /// A second inside interface.
@@ -38,6 +40,24 @@ fn change(product: &Product<'_>, daemon: Daemon, text: &str, restart: bool) -> D
     }
     product.json(&["reload"]);
     daemon
+}
+
+/// A new flow from the port of one that is over.
+fn once_more(client: &Namespace, over: Flow, to: &str) -> Flow {
+    let Flow::Tcp(stream) = over else { panic!("no TCP") };
+    let from = stream.local_addr().unwrap();
+    drop(stream);
+    let connect = async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(from).unwrap();
+        socket.connect(to.parse().unwrap()).await.unwrap().into_std().unwrap()
+    };
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let stream = client.enter(|| runtime.block_on(connect)).unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    Flow::Tcp(stream)
 }
 
 fn assert_are_reset(flows: &mut [Flow], after: &str) {
@@ -83,6 +103,9 @@ fn an_interface_that_is_inside_no_longer_has_its_direct_flows_reset_and_no_other
         assert_are_reset(quiet, after);
         assert!(waiting.wait().contains("reset"), "one that only waits");
         assert_eq!(datagrams.ask(), "inspector", "{after}");
+        // From the port of a flow that was ended a moment ago.
+        let mut again = once_more(&second, waiting, DIRECT[0]);
+        assert_eq!(again.ask(), "inspector", "{after}");
         assert_eq!(kept.each_mut().map(Flow::ask), ["direct"; 2], "{after}");
         assert_eq!(inspected.each_mut().map(Flow::ask), ["inspector"; 2], "{after}");
         assert_eq!(flows(&second, DIRECT).each_mut().map(Flow::ask), ["inspector"; 2], "{after}");
@@ -135,7 +158,7 @@ fn without_a_way_out_any_more_direct_flows_are_reset_before_the_table_goes() {
 }
 
 #[test]
-fn while_the_flows_of_the_uplink_before_cannot_be_ended_nothing_goes_direct() {
+fn while_the_flows_of_the_uplink_before_cannot_be_ended_they_are_reset_and_nothing_goes_direct() {
     let network = Network::new();
     network.count_middles();
     let script = "if test -e broken && test \"$1\" = --file; then
@@ -145,22 +168,34 @@ fn while_the_flows_of_the_uplink_before_cannot_be_ended_nothing_goes_direct() {
         exit
     fi";
     let product = network.product().with_nft(script);
-    let daemon = product.start();
-    let mut direct = network.flow(DIRECT[0]).unwrap();
-    assert_eq!(direct.ask(), "direct");
-    fs::write(product.file("broken"), "").unwrap();
     product.configure(&config(OTHER_UPLINK));
-    product.json(&["reload"]);
-    let told = product.status();
-    assert_eq!(told["switches"]["inspecting"], "daemon_gone", "{told}");
-    let problem = told["daemon"]["egress"]["problem"].as_str().unwrap_or_default();
-    assert!(problem.starts_with("direct flows are not ended yet: "), "{told}");
+    let daemon = product.start();
+    let mut before: Vec<Flow> = (0..40).map(|_| network.flow(DIRECT[0]).unwrap()).collect();
+    assert!(before.iter_mut().all(|flow| flow.ask() == "inspector"), "which is that uplink");
+    fs::write(product.file("broken"), "").unwrap();
+    product.configure(&config(EGRESS));
+    let (quiet, speaking) = before.split_at_mut(10);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for flow in speaking {
+                let answer = flow.ask_or_error();
+                assert!(answer.starts_with("inspector") || answer.contains("reset"), "{answer}");
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        product.json(&["reload"]);
+    });
+    assert_are_reset(&mut quiet[..5], "the uplink is another one");
+    network.assert_all_is_inspected();
+    let problem = product.status()["daemon"]["egress"]["problem"].clone();
+    let problem = problem.as_str().unwrap_or_default();
+    assert!(problem.starts_with("direct flows are not ended yet: "), "{problem}");
     fs::remove_file(product.file("broken")).unwrap();
-    wait_until("they are ended", || product.status()["switches"]["inspecting"].is_null());
-    assert_are_reset(&mut [direct], "the uplink is another one");
+    daemon.wait_for_log("direct flows of uplink insp0 are ended, up0 serves now", 1);
+    wait_until("new flows go direct", || network.way(DIRECT[0]) == "direct");
+    assert_are_reset(&mut quiet[5..], "they are ended");
+    network.assert_it_parts();
     network.assert_no_middles("another uplink");
-    let log = daemon.log();
-    assert!(log.contains("1 direct flows of uplink up0 are ended, insp0 serves now"), "{log}");
     assert!(product.status()["daemon"]["egress"]["problem"].is_null());
     daemon.terminate();
 }

@@ -101,12 +101,15 @@ impl Daemon<'_> {
         let withholds = self.egress.wants_inspection();
         let deadline =
             if withholds { Some(Duration::ZERO) } else { serving.revision.config.deadline };
-        if !std::mem::replace(&mut self.heartbeat.withholds, withholds) {
+        if !withholds && !self.heartbeat.withholds {
             say_if_it_was_gone(self.heartbeat.standing());
         }
-        if let Err(error) = self.heartbeat.beat(deadline) {
-            error!("no sign of life: {error}");
-            self.problem = Some(error.to_string());
+        match self.heartbeat.beat(deadline) {
+            Ok(()) => self.heartbeat.withholds = withholds,
+            Err(error) => {
+                error!("no sign of life: {error}");
+                self.problem = Some(error.to_string());
+            }
         }
         self.heartbeat.notice();
     }

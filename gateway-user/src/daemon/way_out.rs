@@ -51,11 +51,11 @@ impl Daemon<'_> {
     ) {
         let Some(wanted) = Wanted::of(config) else { return };
         let is_marking = || attached(self.lock.pins()).is_ok_and(|hooks| !hooks.is_empty());
-        let goes_back_to = match of_flows {
-            of_flows if before.is_none() && self.serving.is_none() && is_marking() => {
-                Some(of_flows.unwrap_or_else(|| wanted.clone()))
-            }
-            _ => before,
+        let goes_back_to = if before.is_none() && self.serving.is_none() && is_marking() {
+            let is_known = self.was.is_some() || self.before.is_some();
+            of_flows.or_else(|| (!is_known).then(|| wanted.clone()))
+        } else {
+            before
         };
         if goes_back_to.as_ref() != Some(&wanted) {
             self.egress.go_back(goes_back_to.as_ref()).await;
@@ -73,7 +73,6 @@ impl Daemon<'_> {
         if config.egress.is_some() {
             if let Some(before) = before {
                 self.egress.leave(before).await;
-                self.heed_way_out();
             }
         } else if before.is_some() || is_start {
             self.egress.part(before).await;
@@ -83,6 +82,7 @@ impl Daemon<'_> {
                 );
             }
         }
+        self.heed_way_out();
     }
 
     /// Writes down which families of the uplink went down or came up.

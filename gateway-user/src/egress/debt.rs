@@ -14,9 +14,15 @@ use super::{EgressError, Wanted, Words};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Debt {
     /// All that are direct by words that were left. The table resets them until they are ended.
-    Words(Words),
-    /// All that are direct by these words and leave by an uplink that was left. Those that begin from now
-    /// on cannot be told from them.
+    Words {
+        /// The words.
+        words: Words,
+        /// The uplink they left by.
+        left: String,
+    },
+    /// All that are direct by these words and left by another uplink. Those that begin from now on could
+    /// not be told from them, so until they are ended the table resets what is direct, and lets nothing
+    /// begin.
     Uplink {
         /// What they are direct by.
         words: Words,
@@ -35,35 +41,54 @@ pub(super) enum Debt {
 impl Debt {
     /// What is owed where `now` takes the place of `before`.
     pub(super) fn between(before: &Wanted, now: &Wanted) -> Option<Self> {
-        let words = before.words();
+        let (words, left) = (before.words(), before.egress.interface.clone());
         if words != now.words() {
-            return Some(Self::Words(words));
+            return Some(Self::Words { words, left });
         }
-        if before.egress.interface != now.egress.interface {
-            return Some(Self::Uplink { words, left: before.egress.interface.clone() });
+        if left != now.egress.interface {
+            return Some(Self::Uplink { words, left });
         }
         let interfaces: BTreeSet<String> = before.inside.difference(&now.inside).cloned().collect();
         (!interfaces.is_empty()).then_some(Self::Inside { words, interfaces })
     }
 
-    /// Whether nothing may go direct before it is paid.
-    pub(super) fn stops_all(&self) -> bool {
-        matches!(self, Self::Uplink { .. })
+    /// What is still owed when `now` serves: flows that have their way again are not.
+    pub(super) fn under(self, now: &Wanted) -> Option<Self> {
+        match self {
+            Self::Words { words, left } | Self::Uplink { words, left } if words == now.words() => {
+                (left != now.egress.interface).then_some(Self::Uplink { words, left })
+            }
+            Self::Words { .. } | Self::Uplink { .. } => Some(self),
+            Self::Inside { words, mut interfaces } => {
+                interfaces.retain(|name| !now.inside.contains(name));
+                (!interfaces.is_empty()).then_some(Self::Inside { words, interfaces })
+            }
+        }
+    }
+
+    /// What its flows are direct by.
+    pub(super) fn words(&self) -> Words {
+        match self {
+            Self::Words { words, .. } | Self::Uplink { words, .. } | Self::Inside { words, .. } => {
+                *words
+            }
+        }
     }
 
     /// Ends the flows, and says so.
     pub(super) async fn pay(&self, wanted: &Wanted) -> Result<Ended, EgressError> {
-        let (words, cause) = match self {
-            Self::Words(words) => (*words, "other_mark"),
-            Self::Uplink { words, .. } => (*words, "other_uplink"),
-            Self::Inside { words, .. } => (*words, "not_inside"),
+        let words = self.words();
+        let cause = match self {
+            Self::Words { .. } => "other_mark",
+            Self::Uplink { .. } => "other_uplink",
+            Self::Inside { .. } => "not_inside",
         };
         let ended = match self {
-            Self::Words(_) | Self::Uplink { .. } => end(wanted, words, None, |_| true).await?,
+            Self::Words { .. } | Self::Uplink { .. } => end(wanted, words, None, |_| true).await?,
             Self::Inside { interfaces, .. } => {
                 // An entry does not say where its flow came in: where the way back to its client leads.
                 let ways = ways_back(words, |_| true).await?;
-                // One that is not there any more has no flows either.
+                // One of which there is nothing by this name is no way back.
                 let index = |name: &String| if_nametoindex(name.as_str()).ok();
                 let indexes: BTreeSet<u32> = interfaces.iter().filter_map(index).collect();
                 let is_from_there = |flow: &Flow| {
@@ -79,7 +104,7 @@ impl Debt {
 
     fn why(&self, wanted: &Wanted) -> String {
         match self {
-            Self::Words(_) => "of another [mark] are ended".to_owned(),
+            Self::Words { .. } => "of another [mark] are ended".to_owned(),
             Self::Uplink { left, .. } => {
                 format!("of uplink {left} are ended, {} serves now", wanted.egress.interface)
             }
@@ -114,7 +139,6 @@ mod tests {
         let left = Debt::Inside { words, interfaces: ["lan0".to_owned()].into() };
         assert_eq!(with(&inside), Some(left));
         let of_uplink = Debt::Uplink { words, left: "wan0".into() };
-        assert!(of_uplink.stops_all());
         assert_eq!(
             with(&|now| {
                 inside(now);
@@ -128,7 +152,32 @@ mod tests {
                 uplink(now);
                 mark(now);
             }),
-            Some(Debt::Words(words))
+            Some(Debt::Words { words, left: "wan0".into() })
         );
+    }
+
+    #[test]
+    fn what_serves_again_is_owed_nothing_and_all_else_still_is() {
+        let now = Wanted::example();
+        let words = now.words();
+        let other = super::super::Words { decided: 8, ..words };
+        let of_words = |words, left: &str| Debt::Words { words, left: left.into() };
+        let of_uplink = |words, left: &str| Debt::Uplink { words, left: left.into() };
+        let of_inside = |names: &[&str]| Debt::Inside {
+            words,
+            interfaces: names.iter().map(ToString::to_string).collect(),
+        };
+        for (debt, left) in [
+            (of_words(words, "wan0"), None),
+            (of_words(words, "wan1"), Some(of_uplink(words, "wan1"))),
+            (of_words(other, "wan0"), Some(of_words(other, "wan0"))),
+            (of_uplink(words, "wan0"), None),
+            (of_uplink(words, "wan1"), Some(of_uplink(words, "wan1"))),
+            (of_uplink(other, "wan0"), Some(of_uplink(other, "wan0"))),
+            (of_inside(&["lan0"]), None),
+            (of_inside(&["lan0", "lan1"]), Some(of_inside(&["lan1"]))),
+        ] {
+            assert_eq!(debt.clone().under(&now), left, "{debt:?}");
+        }
     }
 }

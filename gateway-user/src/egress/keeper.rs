@@ -9,15 +9,17 @@ use tracing::{error, info, warn};
 
 use super::debt::Debt;
 use super::ending::{end, ways_back};
-use super::flows::{Ended, Flow};
+use super::flows::Flow;
 use super::place::{Applied, Look, close, look};
 use super::probe::Prober;
 use super::routing::Family;
+use super::ruleset::Past;
 use super::standing::{Standings, Transition};
 use super::take_back::take_back;
 use super::vanished::Vanished;
 use super::watch::Watch;
 use super::{EgressError, Hop, Wanted, nft, reverse_path, ruleset};
+use crate::config::Action;
 use crate::observe::EgressState;
 
 /// Where nothing says that something has come right.
@@ -56,6 +58,8 @@ pub struct Keeper {
     has_dead_end: bool,
     /// Flows that have lost their way and could not be ended then, the latest last.
     owed: Vec<Debt>,
+    /// What was owed, and what the table knew of it, before a change that nobody marks for yet.
+    owed_before: Option<(Vec<Debt>, Past)>,
     /// Why flows that are to be ended are not, as it was said last: it is tried every second.
     not_ended: Option<String>,
     /// What passes netfilter by has to hear it before netfilter does.
@@ -83,11 +87,10 @@ impl Keeper {
     }
 
     /// Whether nothing may go direct for a time: new flows could be led to an uplink that is down, whose
-    /// family is not closed in the nftables table because `nft` fails; or taken for those of an uplink
-    /// that was left and are not ended yet.
+    /// family is not closed in the nftables table because `nft` fails.
     #[must_use]
     pub fn wants_inspection(&self) -> bool {
-        self.has_dead_end || self.owed.iter().any(Debt::stops_all)
+        self.has_dead_end
     }
 
     /// The next hop of a family, if there is one.
@@ -102,8 +105,8 @@ impl Keeper {
     /// later.
     ///
     /// `before` is what programs still mark for, until [`Keeper::leave`]. What comes in by its inside
-    /// interfaces goes on as it did; where it has other words, nothing new goes direct and what was direct
-    /// is reset.
+    /// interfaces goes on as it did; where it has other words or another uplink, nothing new goes direct
+    /// and what was direct is reset.
     ///
     /// # Errors
     ///
@@ -118,8 +121,9 @@ impl Keeper {
             self.look_again().await;
             return Ok(());
         }
-        // Those of words that serve again have their way again.
-        self.owed.retain(|debt| *debt != Debt::Words(wanted.words()));
+        let owed = std::mem::take(&mut self.owed);
+        self.owed = owed.iter().cloned().filter_map(|debt| debt.under(wanted)).collect();
+        self.owed_before = Some((owed, self.applied.past.clone()));
         // Whatever has its name may be of another process; and it is another one now.
         self.applied = self.applied.anew(wanted, before, &self.owed);
         let egress = &wanted.egress;
@@ -259,8 +263,9 @@ impl Keeper {
             Ok(ended) => {
                 self.owed.pop();
                 self.not_ended = None;
-                self.count(REVOKED, ended);
-                if self.applied.is_paid(&debt) || !self.owed.is_empty() {
+                self.count(REVOKED, ended.removed);
+                self.applied.paid(&debt);
+                if self.applied.is_behind() || !self.owed.is_empty() {
                     self.again = Some(Instant::now());
                 }
             }
@@ -301,15 +306,15 @@ impl Keeper {
                 for standing in self.standings.families.values_mut() {
                     standing.owes = false;
                 }
-                self.count(DOWN, ended);
+                self.count(DOWN, ended.removed);
             }
             Err(failure) => self.say_not_ended(&failure),
         }
     }
 
-    fn count(&mut self, cause: &str, ended: Ended) {
+    fn count(&mut self, cause: &str, flows: u64) {
         let count = self.ended.entry(cause.to_owned()).or_default();
-        *count = count.saturating_add(ended.removed);
+        *count = count.saturating_add(flows);
     }
 
     /// Ends the direct flows that are picked by protocol, source and destination; gives how many.
@@ -320,7 +325,7 @@ impl Keeper {
     pub async fn revoke(&mut self, picked: impl Fn(&Flow) -> bool) -> Result<u64, EgressError> {
         let Some(wanted) = &self.wanted else { return Ok(0) };
         let ended = end(wanted, wanted.words(), None, picked).await?;
-        self.count(REVOKED, ended);
+        self.count(REVOKED, ended.removed);
         Ok(ended.removed)
     }
 
@@ -328,6 +333,7 @@ impl Keeper {
     /// way any more, or would go on in their middle from another address or to an inspector. Where that
     /// fails it is tried again every second.
     pub async fn leave(&mut self, before: &Wanted) {
+        self.owed_before = None;
         let Some(debt) = self.wanted.as_ref().and_then(|now| Debt::between(before, now)) else {
             return;
         };
@@ -379,10 +385,15 @@ impl Keeper {
 
     /// Puts in place what was kept before a change that failed; `None`, nothing was.
     pub async fn go_back(&mut self, before: Option<&Wanted>) {
-        self.wanted = None;
-        let outcome = match before {
-            Some(before) => self.establish(before, None, true).await,
-            None => self.release().await,
+        if let Some((owed, past)) = self.owed_before.take() {
+            (self.owed, self.applied.past) = (owed, past);
+        }
+        let outcome = if let Some(before) = before {
+            self.wanted = None;
+            self.establish(before, None, true).await
+        } else {
+            self.part(None).await;
+            self.release().await
         };
         let Err(failure) = outcome else { return };
         error!("going back to the way out before failed too: {failure}");
@@ -395,28 +406,39 @@ impl Keeper {
     }
 
     /// Ends all direct flows of what is kept, or else of what was `before`, while there is a table that
-    /// resets them. Nothing new goes direct from then on. Takes a second, if there are any.
+    /// resets them. Nothing new goes direct from then on. Takes a second, if there may be any.
     pub async fn part(&mut self, before: Option<&Wanted>) {
         let Some(wanted) = self.wanted.as_ref().or(before) else { return };
         if let Some(hears) = &self.hears_down {
             hears(&Family::ALL.into());
         }
-        let closed = self.applied.close_all(wanted).await;
-        match closed.and(end(wanted, wanted.words(), None, |_| true).await) {
-            Ok(Ended { removed: 0, .. }) => {}
-            Ok(ended) => {
-                info!(
-                    event = "flows_ended",
-                    cause = "no_egress",
-                    flows = ended.removed,
-                    "{} direct flows are ended, [egress] is no more",
-                    ended.removed
-                );
-                self.count(REVOKED, ended);
-                sleep(PARTING).await;
+        let mut words: Vec<_> = self.owed.iter().map(Debt::words).collect();
+        words.push(wanted.words());
+        words.dedup();
+        let mut removed = 0_u64;
+        let mut problem = self.applied.part(wanted).await.err();
+        for words in words {
+            match end(wanted, words, None, |_| true).await {
+                Ok(ended) => removed = removed.saturating_add(ended.removed),
+                Err(failure) => problem = problem.or(Some(failure)),
             }
-            Err(failure) => warn!("direct flows are not ended, and break: {failure}"),
         }
+        if removed > 0 {
+            info!(
+                event = "flows_ended",
+                cause = "no_egress",
+                flows = removed,
+                "{removed} direct flows are ended, [egress] is no more"
+            );
+        }
+        if let Some(problem) = problem {
+            warn!("direct flows may go on in their middle, to an inspector: {problem}");
+        }
+        // conntrack does not know what XDP has redirected.
+        if removed > 0 || wanted.egress.action == Action::Redirect {
+            sleep(PARTING).await;
+        }
+        self.count(REVOKED, removed);
     }
 
     /// Takes back whatever is ours, also what another process left.

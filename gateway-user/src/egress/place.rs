@@ -10,7 +10,6 @@ use super::routing::{Family, Routing};
 use super::ruleset::{Before, Past};
 use super::standing::Standings;
 use super::{EgressError, Hop, Wanted, nft, ruleset};
-use crate::config::OnFailure;
 
 /// What was put in place last.
 #[derive(Default)]
@@ -24,7 +23,7 @@ pub(super) struct Applied {
     /// Rules and routes.
     routing: Option<Routing>,
     /// What was in place before, as far as the table has to know.
-    past: Past,
+    pub(super) past: Past,
     /// What of it is in the table.
     known: Past,
 }
@@ -189,28 +188,33 @@ impl Applied {
     /// Nothing is in place of what is `wanted`. Programs still mark for what was `before`, and flows are
     /// `owed`.
     pub(super) fn anew(&self, wanted: &Wanted, before: Option<&Wanted>, owed: &[Debt]) -> Self {
-        let words = before.map(Wanted::words).filter(|words| *words != wanted.words());
-        let of_debt = |debt: &Debt| match debt {
-            Debt::Words(words) => Some(*words),
+        let new = before.and_then(|before| Debt::between(before, wanted));
+        let debts = || owed.iter().chain(&new).rev();
+        let words = debts().find_map(|debt| match debt {
+            Debt::Words { words, .. } => Some(*words),
             Debt::Uplink { .. } | Debt::Inside { .. } => None,
-        };
-        let words = words.or_else(|| owed.iter().rev().find_map(of_debt));
+        });
+        let is_parting = debts().any(|debt| matches!(debt, Debt::Uplink { .. }));
         let mut was_inside = self.past.was_inside.clone();
         let mut still_inside = self.past.still_inside.clone();
         still_inside.extend(before.into_iter().flat_map(|before| before.inside.iter().cloned()));
         still_inside.retain(|name| !wanted.inside.contains(name));
         was_inside.retain(|name| !wanted.inside.contains(name) && !still_inside.contains(name));
-        Self { past: Past { words, still_inside, was_inside }, ..Self::default() }
+        let past = Past { words, is_parting, still_inside, was_inside };
+        Self { past, ..Self::default() }
     }
 
-    /// Flows of a change are ended; gives whether the table is to be made anew for that.
-    pub(super) fn is_paid(&mut self, debt: &Debt) -> bool {
-        if let Debt::Words(words) = debt {
-            self.past.words.take_if(|left| left == words);
+    /// The flows of a change are ended, with which no program marks any more for what was before.
+    pub(super) fn paid(&mut self, debt: &Debt) {
+        match debt {
+            Debt::Words { words, .. } => {
+                self.past.words.take_if(|left| left == words);
+            }
+            Debt::Uplink { .. } => self.past.is_parting = false,
+            Debt::Inside { .. } => {}
         }
         let still = std::mem::take(&mut self.past.still_inside);
         self.past.was_inside.extend(still);
-        self.is_behind()
     }
 
     /// Whether the table knows something else than it should.
@@ -218,11 +222,11 @@ impl Applied {
         self.past != self.known
     }
 
-    /// Applies the table with both families closed, whose new flows are inspected.
-    pub(super) async fn close_all(&mut self, wanted: &Wanted) -> Result<(), EgressError> {
-        let (mut wanted, mtus) = (wanted.clone(), self.mtus.clone());
-        wanted.egress.on_failure = OnFailure::Inspect;
-        self.ensure(&wanted, Family::ALL.into(), &mtus).await.map(drop)
+    /// Applies the table with nothing direct any more.
+    pub(super) async fn part(&mut self, wanted: &Wanted) -> Result<(), EgressError> {
+        self.past.is_parting = true;
+        let (closed, mtus) = (self.closed.clone(), self.mtus.clone());
+        self.ensure(wanted, closed, &mtus).await.map(drop)
     }
 
     /// Whether the table that is there inspects this family, or there is none of this process.

@@ -45,6 +45,9 @@ pub(super) struct Past {
     /// The words that programs mark by until the next ones are there: their marks are cleared, and what
     /// was direct by them is reset.
     pub(super) words: Option<Words>,
+    /// Whether flows are direct that have no way any more and cannot be told from others: all are reset,
+    /// and new ones inspected.
+    pub(super) is_parting: bool,
     /// Interfaces that are still inside to those programs.
     pub(super) still_inside: BTreeSet<String>,
     /// Interfaces that are not inside any more: the middle of a direct flow that comes in by one is reset.
@@ -53,7 +56,7 @@ pub(super) struct Past {
 
 /// What `nft -f` takes: the whole table in one transaction, in place of the one before. Families that
 /// are `closed` are inspected, or blocked; their live direct flows are reset. `mtus` are the largest
-/// packets that the uplink takes, bytes.
+/// packets that the uplink takes, bytes. What is `past` comes first.
 ///
 /// The chain stands before `mangle`, where TPROXY rules are, and after conntrack (-200): an
 /// inspector on this machine sees the restored mark.
@@ -65,6 +68,14 @@ pub(super) fn text(
     past: &Past,
     before: Before,
 ) -> String {
+    let mut wanted = wanted.clone();
+    let mut closed = closed.clone();
+    if past.is_parting {
+        // Not an uplink that is down, which may be asked to refuse.
+        wanted.egress.on_failure = OnFailure::Inspect;
+        closed = Family::ALL.into();
+    }
+    let (wanted, closed) = (&wanted, &closed);
     let (egress, mark) = (&wanted.egress, wanted.mark);
     let inside = names(wanted.inside.union(&past.still_inside));
     let is_direct = format!("mark & {:#010x} == {:#010x}", mark.mask, mark.value);
@@ -245,8 +256,9 @@ fn left(words: Words, wanted: &Wanted) -> String {
     )
 }
 
-/// The jump and the chain for interfaces that are not inside any more. What was decided for a flow from
-/// there holds no longer; other flows are not looked at.
+/// The jump and the chain for interfaces that are not inside any more. A direct flow from there is reset, or
+/// where there is nothing to reset, is none any longer; and so is the middle of one that was ended, which
+/// conntrack takes for a new flow. Other flows are not looked at.
 fn outside(wanted: &Wanted, was_inside: &BTreeSet<String>) -> (String, String) {
     if was_inside.is_empty() {
         return Default::default();
@@ -254,13 +266,14 @@ fn outside(wanted: &Wanted, was_inside: &BTreeSet<String>) -> (String, String) {
     let jump = format!("        iifname {{ {} }} jump outside\n", names(was_inside));
     let chain = format!(
         "    chain outside {{
-        ct direction original {} tcp flags & (syn | rst) == 0x0 goto end_tcp
-        ct state invalid jump ended
-        ct mark & {:#010x} == 0 jump ended
+        ct direction original {is_direct} tcp flags & (syn | rst) == 0x0 goto end_tcp
+        ct direction original {is_direct} ct mark set ct mark & {:#010x} | {:#010x}
+        ct state {{ invalid, new }} jump ended
     }}
 ",
-        flow_is_direct(wanted.words()),
-        wanted.egress.decided
+        !wanted.words().bits(),
+        wanted.egress.decided,
+        is_direct = flow_is_direct(wanted.words()),
     );
     (jump, chain)
 }
@@ -481,12 +494,27 @@ mod tests {
     }
 
     #[test]
+    fn while_an_uplink_is_left_direct_flows_are_reset_and_new_ones_inspected_never_refused() {
+        let mut wanted = wanted();
+        wanted.egress.on_failure = OnFailure::Block;
+        let past = Past { is_parting: true, ..Past::default() };
+        let text = text(&wanted, &BTreeSet::new(), &BTreeMap::new(), &past, Before::Unknown);
+        for family in ["ipv4", "ipv6"] {
+            let lost =
+                format!("meta nfproto {family} ct mark & 0x03000000 == 0x03000000 goto lost\n");
+            assert!(text.contains(&lost), "{text}");
+            assert!(text.contains(&format!("meta nfproto {family} goto inspect\n")), "{text}");
+        }
+        assert!(!text.contains("goto refuse"), "{text}");
+    }
+
+    #[test]
     fn an_interface_is_inside_until_programs_know_and_has_its_direct_flows_reset_after_that() {
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         let past = |still: &[&str], was: &[&str]| Past {
-            words: None,
             still_inside: names(still),
             was_inside: names(was),
+            ..Past::default()
         };
         let of =
             |past: &Past| text(&wanted(), &BTreeSet::new(), &BTreeMap::new(), past, Before::Alike);

@@ -79,17 +79,21 @@ impl Network {
         datagrams(&self.site.client, to)
     }
 
-    /// From now on the inspector counts the middles of TCP flows to port 443 that it has not seen begin.
+    /// From now on both hops count the middles of TCP flows to port 443 that they have not seen begin.
     pub(crate) fn count_middles(&self) {
-        // Without a rule that asks for it, nothing is tracked there.
-        self.inspector.sysctl("net/netfilter/nf_conntrack_tcp_loose", "1").unwrap();
-        self.inspector.nft(MIDDLES).unwrap();
+        for hop in [&self.inspector, &self.direct] {
+            // Without a rule that asks for it, nothing is tracked there.
+            hop.sysctl("net/netfilter/nf_conntrack_tcp_loose", "1").unwrap();
+            hop.nft(MIDDLES).unwrap();
+        }
     }
 
-    /// Asserts that the inspector has been handed none.
+    /// Asserts that neither hop has been handed any.
     pub(crate) fn assert_no_middles(&self, after: &str) {
-        let listing = self.inspector.run("nft list counters table inet middle").unwrap();
-        assert_eq!(counted(&listing, "middle"), 0, "{after}: {listing}");
+        for hop in [&self.inspector, &self.direct] {
+            let listing = hop.run("nft list counters table inet middle").unwrap();
+            assert_eq!(counted(&listing, "middle"), 0, "{}, {after}: {listing}", hop.role());
+        }
     }
 
     /// Who answers a new flow, by TCP.

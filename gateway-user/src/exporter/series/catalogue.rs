@@ -519,7 +519,7 @@ pub static SERIES: &[Series] = &[
         name: "breakout365_flows_ended_total",
         kind: Counter,
         labels: &["cause"],
-        help: "Direct flows that the daemon ended, by cause: uplink_down, revoked (by a person, or with the end of a support window).",
+        help: "Direct flows that the daemon ended, by cause: uplink_down, revoked (by a person, with the end of a support window, or by another configuration).",
         read: Daemon(uplink::flows_ended),
     },
     Series {
