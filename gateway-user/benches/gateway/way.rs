@@ -9,6 +9,8 @@ use xtask::testbed::Namespace;
 
 /// What says Direct.
 pub(crate) const MARK: u32 = 0x0100_0000;
+/// What says in a connection mark that a flow's way is decided.
+pub(crate) const DECIDED: u32 = 0x0200_0000;
 
 /// A way to forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,7 +20,15 @@ pub(crate) enum Way {
     Rule,
     Floor,
     EmptyHooks,
-    Ours { hook: Hook, direct: bool, firewall: bool },
+    Ours {
+        hook: Hook,
+        direct: bool,
+        firewall: bool,
+    },
+    /// Behind the firewall, with the rules and the nftables table of `[egress]`.
+    WithEgress {
+        direct: bool,
+    },
     NftInterval,
     NftPipapo,
     Ipset,
@@ -52,7 +62,7 @@ const fn ours(hook: Hook, direct: bool, firewall: bool) -> Way {
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Plain,
         Self::PlainAgain,
         Self::Rule,
@@ -74,6 +84,8 @@ impl Way {
         Self::FirewallNft,
         ours(Hook::Xdp, true, true),
         ours(Hook::Redirect, true, true),
+        Self::WithEgress { direct: true },
+        Self::WithEgress { direct: false },
     ];
 
     /// For people and JSON: stable.
@@ -105,6 +117,8 @@ impl Way {
                 "ours, redirect, other traffic"
             }
             Self::Ours { hook: Hook::RedirectByRules, .. } => "ours, redirect by all rules, direct",
+            Self::WithEgress { direct: true } => "firewall, ours with [egress], direct",
+            Self::WithEgress { direct: false } => "firewall, ours with [egress], other traffic",
             Self::NftInterval => "nft interval set, mark + rules",
             Self::NftPipapo => "nft pipapo, mark + rules",
             Self::Ipset => "ipset, mark + rules",
@@ -117,7 +131,7 @@ impl Way {
 
     /// Whether its packets are to destinations in the list.
     pub(crate) const fn is_to_list(self) -> bool {
-        !matches!(self, Self::Ours { direct: false, .. })
+        !matches!(self, Self::Ours { direct: false, .. } | Self::WithEgress { direct: false })
     }
 
     /// Whether its packets are to leave by the direct uplink.
@@ -126,7 +140,7 @@ impl Way {
             Self::Plain | Self::PlainAgain | Self::Rule | Self::EmptyHooks | Self::Firewall => {
                 false
             }
-            Self::Ours { direct, .. } => direct,
+            Self::Ours { direct, .. } | Self::WithEgress { direct } => direct,
             Self::Floor
             | Self::NftInterval
             | Self::NftPipapo
@@ -139,7 +153,27 @@ impl Way {
 
     /// Whether conntrack and the rules of a firewall are in the way.
     pub(crate) const fn is_behind_firewall(self) -> bool {
-        matches!(self, Self::Firewall | Self::FirewallNft | Self::Ours { firewall: true, .. })
+        matches!(
+            self,
+            Self::Firewall
+                | Self::FirewallNft
+                | Self::Ours { firewall: true, .. }
+                | Self::WithEgress { .. }
+        )
+    }
+
+    /// How ours is attached, if it is.
+    pub(crate) const fn hook(self) -> Option<Hook> {
+        if let Self::Ours { hook, .. } = self {
+            return Some(hook);
+        }
+        if matches!(self, Self::WithEgress { .. }) { Some(Hook::Xdp) } else { None }
+    }
+
+    /// The connection mark of its flows, which are known before its first packet.
+    pub(crate) const fn connection_mark(self) -> u32 {
+        let Self::WithEgress { direct } = self else { return 0 };
+        if direct { MARK | DECIDED } else { DECIDED }
     }
 
     /// Puts in place what is not ours.
@@ -186,7 +220,7 @@ impl Way {
                     list(|prefix| format!("rule add to {prefix} lookup 365 priority 366\n"))?;
                 gateway.ip(&rules)
             }
-            Self::Firewall => gateway.nft(&firewall()),
+            Self::Firewall | Self::WithEgress { .. } => gateway.nft(&firewall()),
             Self::FirewallNft => {
                 gateway.nft(&firewall())?;
                 nft_pipapo(gateway)
