@@ -60,6 +60,17 @@ fn once_more(client: &Namespace, over: Flow, to: &str) -> Flow {
     Flow::Tcp(stream)
 }
 
+/// Lets nothing be published until what it gives is called.
+fn lock_publication(network: &Network) -> impl FnOnce() + use<> {
+    let [control, kept] = ["control", "kept"].map(|pin| network.site.pins().root().join(pin));
+    fs::rename(&control, &kept).unwrap();
+    fs::create_dir(&control).unwrap();
+    move || {
+        fs::remove_dir(&control).unwrap();
+        fs::rename(&kept, &control).unwrap();
+    }
+}
+
 fn assert_are_reset(flows: &mut [Flow], after: &str) {
     for flow in flows {
         let answer = flow.ask_or_error();
@@ -200,6 +211,40 @@ fn while_the_flows_of_the_uplink_before_cannot_be_ended_they_are_reset_and_nothi
     daemon.terminate();
 }
 
+/// No flow goes by the uplink of the change meanwhile.
+#[test]
+fn another_uplink_that_is_gone_back_from_has_carried_nothing() {
+    let network = Network::new();
+    network.count_middles();
+    let product = network.product();
+    let daemon = product.start();
+    let mut flows: Vec<Flow> = (0..40).map(|_| network.flow(DIRECT[0]).unwrap()).collect();
+    assert!(flows.iter_mut().all(|flow| flow.ask() == "direct"));
+    let unlock = lock_publication(&network);
+    product.configure(&config(OTHER_UPLINK));
+    let (quiet, speaking) = flows.split_at_mut(10);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for flow in speaking {
+                let answer = flow.ask_or_error();
+                assert!(answer.starts_with("direct") || answer.contains("reset"), "{answer}");
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        for _ in 0..3 {
+            product.assert_refused(&["reload"], Exit::Datapath as i32, &["not the control map"]);
+        }
+    });
+    unlock();
+    assert!(quiet.iter_mut().all(|flow| flow.ask() == "direct"), "their way is as it was");
+    network.assert_it_parts();
+    network.assert_no_middles("the uplink of a change that failed");
+    product.configure(&config(EGRESS));
+    product.json(&["reload"]);
+    assert!(quiet.iter_mut().all(|flow| flow.ask() == "direct"), "nothing is owed");
+    daemon.terminate();
+}
+
 /// What an earlier daemon has published goes on, and so does its way out.
 #[test]
 fn a_start_that_fails_leaves_the_way_out_of_what_serves() {
@@ -208,15 +253,10 @@ fn a_start_that_fails_leaves_the_way_out_of_what_serves() {
     product.start().terminate();
     let mut direct = DIRECT.map(|to| network.flow(to).unwrap());
     let before = network.everything();
-    // It lets nothing be published.
-    let control = network.site.pins().root().join("control");
-    let kept = network.site.pins().root().join("kept");
-    fs::rename(&control, &kept).unwrap();
-    fs::create_dir(&control).unwrap();
+    let unlock = lock_publication(&network);
     product.configure(&config(OTHER_UPLINK));
     product.assert_refused(&["run"], Exit::Datapath as i32, &["not the control map"]);
-    fs::remove_dir(&control).unwrap();
-    fs::rename(&kept, &control).unwrap();
+    unlock();
     assert_eq!(direct.each_mut().map(Flow::ask), ["direct"; 2]);
     network.assert_it_parts();
     let after = network.everything();

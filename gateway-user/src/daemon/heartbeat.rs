@@ -12,6 +12,9 @@ use crate::datapath::{Control, DatapathError, Pins, Standing};
 /// Signs of life within one deadline: three may be late before anything is inspected for it.
 const SIGNS: u32 = 4;
 
+/// Where one cannot be given.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The switches that the generation is under, and when the next sign of life is due.
 #[derive(Default)]
 pub(super) struct Heartbeat {
@@ -108,6 +111,7 @@ impl Daemon<'_> {
             Ok(()) => self.heartbeat.withholds = withholds,
             Err(error) => {
                 error!("no sign of life: {error}");
+                self.heartbeat.next = Instant::now().checked_add(AGAIN);
                 self.problem = Some(error.to_string());
             }
         }

@@ -32,6 +32,15 @@ const REVOKED: &str = "revoked";
 /// All of them, ascending.
 pub(crate) const ENDED_BY: [&str; 2] = [REVOKED, DOWN];
 
+/// A change of the way out, to be gone back from.
+struct Change {
+    to: Wanted,
+    /// What was owed before it.
+    owed: Vec<Debt>,
+    /// What the table knew before it.
+    past: Past,
+}
+
 /// Hears which families are down.
 type HearsDown = Box<dyn Fn(&BTreeSet<Family>) + Send + Sync>;
 
@@ -58,8 +67,10 @@ pub struct Keeper {
     has_dead_end: bool,
     /// Flows that have lost their way and could not be ended then, the latest last.
     owed: Vec<Debt>,
-    /// What was owed, and what the table knew of it, before a change that nobody marks for yet.
-    owed_before: Option<(Vec<Debt>, Past)>,
+    /// The families that an earlier process has left closed, once that was looked at.
+    found_closed: Option<BTreeSet<Family>>,
+    /// A change that nobody marks for yet.
+    change: Option<Change>,
     /// Why flows that are to be ended are not, as it was said last: it is tried every second.
     not_ended: Option<String>,
     /// What passes netfilter by has to hear it before netfilter does.
@@ -123,17 +134,21 @@ impl Keeper {
         }
         let owed = std::mem::take(&mut self.owed);
         self.owed = owed.iter().cloned().filter_map(|debt| debt.under(wanted)).collect();
-        self.owed_before = Some((owed, self.applied.past.clone()));
+        let past = self.applied.past.clone();
+        self.change = Some(Change { to: wanted.clone(), owed, past });
         // Whatever has its name may be of another process; and it is another one now.
-        self.applied = self.applied.anew(wanted, before, &self.owed);
+        self.applied = Applied::after(self.applied.past.under(wanted, before, &self.owed));
         let egress = &wanted.egress;
         let before = self.wanted.as_ref().and_then(|wanted| wanted.egress.health.as_ref());
         let is_same_health = before.is_some() && before == egress.health.as_ref();
         let mut standings = self.standings.with(egress, is_same_health);
-        if self.standings.families.is_empty()
-            && let Some(listing) = nft::listing().await?
-        {
-            standings.were_closed(&ruleset::closed_in(&listing));
+        if self.standings.families.is_empty() {
+            // Later on it is a table of this process.
+            if self.found_closed.is_none() {
+                let listing = nft::listing().await?.unwrap_or_default();
+                self.found_closed = Some(ruleset::closed_in(&listing));
+            }
+            standings.were_closed(self.found_closed.as_ref().unwrap_or(&BTreeSet::new()));
         }
         let down = |look: &Look| tell(self.hears_down.as_ref(), look);
         let look = look(wanted, &mut self.applied, &standings, may_wait, down).await?;
@@ -333,10 +348,12 @@ impl Keeper {
     /// way any more, or would go on in their middle from another address or to an inspector. Where that
     /// fails it is tried again every second.
     pub async fn leave(&mut self, before: &Wanted) {
-        self.owed_before = None;
+        self.change = None;
         let Some(debt) = self.wanted.as_ref().and_then(|now| Debt::between(before, now)) else {
             return;
         };
+        // What was owed before may be paid by now, and have opened the table.
+        self.applied.past.is_parting |= matches!(debt, Debt::Uplink { .. });
         self.owed.push(debt);
         self.pay().await;
         // Not before: what the table resets would in between go to an inspector.
@@ -385,16 +402,25 @@ impl Keeper {
 
     /// Puts in place what was kept before a change that failed; `None`, nothing was.
     pub async fn go_back(&mut self, before: Option<&Wanted>) {
-        if let Some((owed, past)) = self.owed_before.take() {
+        let failed = self.change.take().map(|Change { to, owed, past }| {
             (self.owed, self.applied.past) = (owed, past);
-        }
+            to
+        });
         let outcome = if let Some(before) = before {
+            let past = self.applied.past.clone();
             self.wanted = None;
-            self.establish(before, None, true).await
+            // Until the routes are back, nothing goes by those of the change that failed.
+            let outcome = self.establish(before, failed.as_ref(), true).await;
+            self.applied.past = past.under(before, None, &self.owed);
+            if outcome.is_ok() && self.applied.is_behind() {
+                self.look_again().await;
+            }
+            outcome
         } else {
             self.part(None).await;
             self.release().await
         };
+        self.change = None;
         let Err(failure) = outcome else { return };
         error!("going back to the way out before failed too: {failure}");
         // It serves again, whatever of it is there, and is put in place as soon as it can be.

@@ -184,10 +184,10 @@ pub(super) async fn close(
     Ok(look)
 }
 
-impl Applied {
-    /// Nothing is in place of what is `wanted`. Programs still mark for what was `before`, and flows are
+impl Past {
+    /// What the table of `wanted` has to know, while programs mark for what was `before` and flows are
     /// `owed`.
-    pub(super) fn anew(&self, wanted: &Wanted, before: Option<&Wanted>, owed: &[Debt]) -> Self {
+    pub(super) fn under(&self, wanted: &Wanted, before: Option<&Wanted>, owed: &[Debt]) -> Self {
         let new = before.and_then(|before| Debt::between(before, wanted));
         let debts = || owed.iter().chain(&new).rev();
         let words = debts().find_map(|debt| match debt {
@@ -195,12 +195,18 @@ impl Applied {
             Debt::Uplink { .. } | Debt::Inside { .. } => None,
         });
         let is_parting = debts().any(|debt| matches!(debt, Debt::Uplink { .. }));
-        let mut was_inside = self.past.was_inside.clone();
-        let mut still_inside = self.past.still_inside.clone();
+        let mut was_inside = self.was_inside.clone();
+        let mut still_inside = self.still_inside.clone();
         still_inside.extend(before.into_iter().flat_map(|before| before.inside.iter().cloned()));
         still_inside.retain(|name| !wanted.inside.contains(name));
         was_inside.retain(|name| !wanted.inside.contains(name) && !still_inside.contains(name));
-        let past = Past { words, is_parting, still_inside, was_inside };
+        Self { words, is_parting, still_inside, was_inside }
+    }
+}
+
+impl Applied {
+    /// Nothing is in place yet.
+    pub(super) fn after(past: Past) -> Self {
         Self { past, ..Self::default() }
     }
 
