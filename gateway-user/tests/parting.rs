@@ -60,17 +60,6 @@ fn once_more(client: &Namespace, over: Flow, to: &str) -> Flow {
     Flow::Tcp(stream)
 }
 
-/// Lets nothing be published until what it gives is called.
-fn lock_publication(network: &Network) -> impl FnOnce() + use<> {
-    let [control, kept] = ["control", "kept"].map(|pin| network.site.pins().root().join(pin));
-    fs::rename(&control, &kept).unwrap();
-    fs::create_dir(&control).unwrap();
-    move || {
-        fs::remove_dir(&control).unwrap();
-        fs::rename(&kept, &control).unwrap();
-    }
-}
-
 fn assert_are_reset(flows: &mut [Flow], after: &str) {
     for flow in flows {
         let answer = flow.ask_or_error();
@@ -220,7 +209,7 @@ fn another_uplink_that_is_gone_back_from_has_carried_nothing() {
     let daemon = product.start();
     let mut flows: Vec<Flow> = (0..40).map(|_| network.flow(DIRECT[0]).unwrap()).collect();
     assert!(flows.iter_mut().all(|flow| flow.ask() == "direct"));
-    let unlock = lock_publication(&network);
+    let unlock = network.lock_publication();
     product.configure(&config(OTHER_UPLINK));
     let (quiet, speaking) = flows.split_at_mut(10);
     thread::scope(|scope| {
@@ -253,7 +242,7 @@ fn a_start_that_fails_leaves_the_way_out_of_what_serves() {
     product.start().terminate();
     let mut direct = DIRECT.map(|to| network.flow(to).unwrap());
     let before = network.everything();
-    let unlock = lock_publication(&network);
+    let unlock = network.lock_publication();
     product.configure(&config(OTHER_UPLINK));
     product.assert_refused(&["run"], Exit::Datapath as i32, &["not the control map"]);
     unlock();

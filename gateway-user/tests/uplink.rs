@@ -246,6 +246,28 @@ fn a_rule_of_somebody_else_in_our_place_hides_no_uplink_that_fails() {
     daemon.terminate();
 }
 
+/// The kernel takes the routes of a link that is set down, also where that is in the middle of a look.
+#[test]
+fn what_goes_with_the_uplink_is_neither_called_removed_nor_put_back() {
+    let network = Network::new();
+    // In the look that is about to put its routes back.
+    let script = "if test -e now && ! ip route show table 365 | grep -q default; then
+        rm now
+        ip link set up0 down
+    fi";
+    let product = network.product().with_nft(script);
+    let daemon = product.start();
+    wait_for(&product, "up", None);
+    std::fs::write(product.file("now"), "").unwrap();
+    network.gateway("ip route flush table 365");
+    wait_for(&product, "down", Some("set_down"));
+    network.assert_all_is_inspected();
+    let log = daemon.log();
+    assert_eq!(log.matches("is down: the interface is set down").count(), 2, "{log}");
+    assert!(!log.contains("put back") && !log.contains("not in place"), "{log}");
+    daemon.terminate();
+}
+
 /// Where `nft` fails nothing can be closed, and what is marked would be lost.
 #[test]
 fn an_uplink_that_fails_while_nft_does_has_everything_inspected_until_it_can_be_closed() {
@@ -304,11 +326,7 @@ fn what_is_gone_back_to_is_looked_after_though_it_could_not_be_put_in_place() {
     let daemon = product.start();
     wait_for(&product, "up", None);
     let mut flows = Flows::open(&network);
-    // It lets nothing be published.
-    let control = network.site.pins().root().join("control");
-    let kept = network.site.pins().root().join("kept");
-    std::fs::rename(&control, &kept).unwrap();
-    std::fs::create_dir(&control).unwrap();
+    let unlock = network.lock_publication();
     std::fs::write(product.file("broken"), "").unwrap();
     let of_one = EGRESS.replace("gateway6 = \"fd36:2::2\"", "clamp-mss = true");
     product.configure(&config(&of_one));
@@ -316,8 +334,7 @@ fn what_is_gone_back_to_is_looked_after_though_it_could_not_be_put_in_place() {
     assert!(!refused.status.success());
     daemon.wait_for_log("going back to the way out before failed too", 1);
     network.assert_all_is_inspected();
-    std::fs::remove_dir(&control).unwrap();
-    std::fs::rename(&kept, &control).unwrap();
+    unlock();
     std::fs::remove_file(product.file("broken")).unwrap();
     wait_for(&product, "up", None);
     network.assert_it_parts();

@@ -11,6 +11,9 @@ use super::ruleset::{Before, Past};
 use super::standing::Standings;
 use super::{EgressError, Hop, Wanted, nft, ruleset};
 
+/// How often the uplink is looked at while its link changes under the look.
+const LOOKS: u32 = 3;
+
 /// What was put in place last.
 #[derive(Default)]
 pub(super) struct Applied {
@@ -87,8 +90,9 @@ impl Look {
     }
 }
 
-/// Looks, and does what is to be done; `down` hears of what is down before. Unless it `may_wait`, an uplink that is not there or a next hop
-/// that cannot be reached is an error, and what was in place before still is.
+/// Looks, and does what is to be done; `down` hears of what is down before. Unless it `may_wait`, an
+/// uplink that is not there or a next hop that cannot be reached is an error, and what was in place
+/// before still is.
 pub(super) async fn look(
     wanted: &Wanted,
     applied: &mut Applied,
@@ -97,8 +101,29 @@ pub(super) async fn look(
     down: impl Fn(&Look),
 ) -> Result<Look, EgressError> {
     let netlink = Netlink::open()?;
-    let sight = netlink.see_uplink(&wanted.egress).await?;
-    let mut look = Look::of(&sight, standings);
+    let mut looks = 1;
+    loop {
+        let sight = netlink.see_uplink(&wanted.egress).await?;
+        let look = look_once(&netlink, &sight, wanted, applied, standings, may_wait, &down).await;
+        // A link that goes meanwhile takes its routes with it, which nobody has removed and nobody
+        // can put back.
+        if looks == LOOKS || netlink.link(&wanted.egress.interface).await? == sight.link {
+            return look;
+        }
+        looks += 1;
+    }
+}
+
+async fn look_once(
+    netlink: &Netlink,
+    sight: &Sight,
+    wanted: &Wanted,
+    applied: &mut Applied,
+    standings: &Standings,
+    may_wait: bool,
+    down: impl Fn(&Look),
+) -> Result<Look, EgressError> {
+    let mut look = Look::of(sight, standings);
     down(&look);
     if sight.link.is_none() {
         let name = wanted.egress.interface.clone();

@@ -47,7 +47,8 @@ impl Netlink {
         Ok(Sight { link: Some(link), hops })
     }
 
-    async fn link(&self, name: &str) -> Result<Option<Link>, EgressError> {
+    /// A link by its name; `None`, there is none.
+    pub(super) async fn link(&self, name: &str) -> Result<Option<Link>, EgressError> {
         let reply = self.handle.link().get().match_name(name).execute().try_next().await;
         let link = match reply {
             Ok(link) => link,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::thread;
+use std::{fs, thread};
 
 use ipnet::IpNet;
 use xtask::testbed::{BpfFs, EchoServers, End, Namespace, Offloads, link, uninterrupted};
@@ -93,6 +93,17 @@ impl Network {
         for hop in [&self.inspector, &self.direct] {
             let listing = hop.run("nft list counters table inet middle").unwrap();
             assert_eq!(counted(&listing, "middle"), 0, "{}, {after}: {listing}", hop.role());
+        }
+    }
+
+    /// Lets nothing be published until what it gives is called.
+    pub(crate) fn lock_publication(&self) -> impl FnOnce() + use<> {
+        let [control, kept] = ["control", "kept"].map(|pin| self.site.pins().root().join(pin));
+        fs::rename(&control, &kept).unwrap();
+        fs::create_dir(&control).unwrap();
+        move || {
+            fs::remove_dir(&control).unwrap();
+            fs::rename(&kept, &control).unwrap();
         }
     }
 
