@@ -161,11 +161,8 @@ fn without_a_way_out_any_more_direct_flows_are_reset_before_the_table_goes() {
 fn while_the_flows_of_the_uplink_before_cannot_be_ended_they_are_reset_and_nothing_goes_direct() {
     let network = Network::new();
     network.count_middles();
-    let script = "if test -e broken && test \"$1\" = --file; then
-        text=$(cat)
+    let script = "if test -e broken; then
         case \"$text\" in 'add element'*) echo no >&2; exit 1;; esac
-        printf '%s' \"$text\" | nft \"$@\"
-        exit
     fi";
     let product = network.product().with_nft(script);
     product.configure(&config(OTHER_UPLINK));

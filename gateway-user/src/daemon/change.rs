@@ -278,14 +278,14 @@ impl Daemon<'_> {
         self.interfaces = interfaces;
         (self.problem, self.failed) = (None, None);
         self.heartbeat.take(self.lock.pins());
-        let (config, is_start) = (revision.config.clone(), self.serving.is_none());
+        let is_start = self.serving.is_none();
         let redirect = blueprint.redirect;
         let now = Serving { revision, generation, inspecting, support, redirect, refused };
         let before = self.serving.replace(now);
         let before = before.map(|serving| serving.revision).or_else(|| self.was.take());
         // Before anything is written to a disk that may be slow.
         self.give_sign_of_life();
-        self.leave_way_out(way_of_flows.as_ref(), &config, is_start).await;
+        self.leave_way_out(way_of_flows.as_ref(), is_start).await;
         self.look_for_collisions();
         self.windows_are_published().await;
         let Some(Serving { revision, .. }) = &self.serving else { return Ok(generation) };

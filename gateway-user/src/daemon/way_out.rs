@@ -62,15 +62,11 @@ impl Daemon<'_> {
         }
     }
 
-    /// Leaves the way out `before`, now that nothing marks for it any more: for that of `config`, or for
-    /// none, as it was or as a daemon before this one may have left it.
-    pub(super) async fn leave_way_out(
-        &mut self,
-        before: Option<&Wanted>,
-        config: &Config,
-        is_start: bool,
-    ) {
-        if config.egress.is_some() {
+    /// Leaves the way out `before`, now that nothing marks for it any more: for that of what serves, or
+    /// for none, as it was or as a daemon before this one may have left it.
+    pub(super) async fn leave_way_out(&mut self, before: Option<&Wanted>, is_start: bool) {
+        let serving = self.serving.as_ref();
+        if serving.is_some_and(|serving| serving.revision.config.egress.is_some()) {
             if let Some(before) = before {
                 self.egress.leave(before).await;
             }

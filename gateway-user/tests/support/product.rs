@@ -73,12 +73,19 @@ impl<'a> Product<'a> {
     }
 
     /// The same product, for which `script` runs before each call of `nft`, in the directory of its
-    /// files, and in place of it where it exits.
+    /// files, and in place of it where it exits. `$text` is what is to be applied, if anything.
     pub(crate) fn with_nft(self, script: &str) -> Self {
         let (files, directory) = (self.files.path().display(), self.file("bin"));
         fs::create_dir(&directory).unwrap();
-        let script =
-            format!("#!/bin/sh\nPATH=${{PATH#*:}}\ncd {files}\n{script}\nexec nft \"$@\"\n");
+        let script = format!(
+            "#!/bin/sh\n\
+             PATH=${{PATH#*:}}\n\
+             cd {files}\n\
+             text=\n\
+             if test \"$1\" = --file; then text=$(cat); fi\n\
+             {script}\n\
+             printf '%s' \"$text\" | nft \"$@\"\n"
+        );
         let nft = directory.join("nft");
         fs::write(&nft, script).unwrap();
         fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
