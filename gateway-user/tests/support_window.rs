@@ -498,6 +498,11 @@ fn flows_of_a_window_whose_stop_was_killed_end_with_the_next_start() {
     daemon.wait_for_log("1 direct flows of support window 1 are ended", 1);
     let answer = inside.ask_or_error();
     assert!(answer.contains("reset"), "{answer}");
+    // A kill before that has it told once more.
+    wait_until("it is kept that nothing is owed", || {
+        let register: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+        register["windows"][0]["owes"] != json!(true)
+    });
     daemon.end(Signal::SIGKILL);
     let daemon = product.start();
     let history = product.json(&["feed", "history"]);

@@ -1,8 +1,9 @@
 //! Veth pairs between two namespaces, with fixed addresses of every layer.
 
-use std::fmt;
+use std::time::{Duration, Instant};
+use std::{fmt, thread};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 
 use super::Namespace;
@@ -47,9 +48,12 @@ pub fn link(one: &End, other: &End, offloads: Offloads) -> Result<()> {
         other.interface,
         other.namespace.name()
     ))?;
+    let of = |end: &End<'_>| format!("interface {} of {}", end.interface, end.namespace.role());
     for end in [one, other] {
-        end.set_up(offloads)
-            .with_context(|| format!("interface {} of {}", end.interface, end.namespace.role()))?;
+        end.set_up(offloads).with_context(|| of(end))?;
+    }
+    for end in [one, other] {
+        end.wait_until_up().with_context(|| of(end))?;
     }
     Ok(())
 }
@@ -73,7 +77,26 @@ impl End<'_> {
         }
         Ok(())
     }
+
+    /// The end that is set up first has no carrier until the other one is, and drops what it should send
+    /// until a worker of the kernel has noticed (`linkwatch_do_dev`).
+    fn wait_until_up(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let show = format!("ip -oneline link show dev {}", self.interface);
+        while !self.namespace.run(&show)?.contains(" state UP ") {
+            if Instant::now() >= deadline {
+                bail!("it has no carrier after {} s", PATIENCE.as_secs());
+            }
+            thread::sleep(TICK);
+        }
+        Ok(())
+    }
 }
+
+/// How long a link may take to come up: far more than it does on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const TICK: Duration = Duration::from_millis(5);
 
 struct Mac([u8; 6]);
 
