@@ -35,6 +35,11 @@ impl Heartbeat {
         }
     }
 
+    /// Whether the deadline has passed by this process's will.
+    pub(super) fn withholds(&self) -> bool {
+        self.withholds
+    }
+
     /// When the next sign of life is due; `None` is never.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next

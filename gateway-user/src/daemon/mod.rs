@@ -340,6 +340,10 @@ impl Daemon<'_> {
             OnStop::Keep => {
                 self.give_sign_of_life();
                 match self.serving.as_ref().map(|serving| serving.revision.config.deadline) {
+                    Some(_) if self.heartbeat.withholds() => info!(
+                        event = "stopped",
+                        "stopped; everything is inspected, a family that is down could not be closed"
+                    ),
                     Some(Some(deadline)) => info!(
                         event = "stopped",
                         "stopped; the data plane marks on for {} s, then everything is inspected",
