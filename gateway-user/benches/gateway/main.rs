@@ -3,9 +3,11 @@
 //!
 //! Frames come from another namespace over a veth pair, as they would from a card: the kernel makes
 //! them (`BPF_F_TEST_XDP_LIVE_FRAMES`), in batches that fit into the pair's ring. A sink behind each
-//! way out takes and counts them. Then downloads, through inspection systems and past them. Run it by `cargo xtask bench gateway`.
+//! way out takes and counts them. Then downloads, through inspection systems and past them. Run it by
+//! `cargo xtask bench gateway`.
 
 mod clock;
+mod paired;
 mod rates;
 mod report;
 mod rig;

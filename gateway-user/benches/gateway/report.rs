@@ -6,6 +6,7 @@ use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
+use crate::paired::Paired;
 use crate::rates::Rate;
 use crate::way::{Hook, Way};
 
@@ -15,16 +16,55 @@ struct Row {
     way: &'static str,
     minimum: f64,
     median: f64,
-    over_plain: f64,
+    over_plain: Paired,
 }
 
-/// What was to be reached, and what was, by the minima of this run.
+/// What was to be reached, and what was in this run.
 #[derive(Debug, Serialize)]
 struct Target {
     what: &'static str,
     wanted: f64,
-    reached: f64,
-    met: bool,
+    reached: Paired,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Met,
+    Missed,
+    /// This run is too noisy, or has too few rounds, to say.
+    Undecided,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Met => "met",
+            Self::Missed => "missed",
+            Self::Undecided => "undecided",
+        }
+    }
+}
+
+impl Target {
+    fn at_least(what: &'static str, wanted: f64, reached: Paired) -> Self {
+        let outcome = Self::outcome(reached.low >= wanted, reached.high < wanted);
+        Self { what, wanted, reached, outcome }
+    }
+
+    fn at_most(what: &'static str, wanted: f64, reached: Paired) -> Self {
+        let outcome = Self::outcome(reached.high <= wanted, reached.low > wanted);
+        Self { what, wanted, reached, outcome }
+    }
+
+    const fn outcome(is_met: bool, is_missed: bool) -> Outcome {
+        match (is_met, is_missed) {
+            (true, _) => Outcome::Met,
+            (_, true) => Outcome::Missed,
+            (false, false) => Outcome::Undecided,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -45,24 +85,16 @@ impl Report {
         rates: Vec<Rate>,
         not_measured: Vec<String>,
     ) -> Self {
-        let mut samples: BTreeMap<Way, Vec<f64>> = measured.collect();
-        for all in samples.values_mut() {
-            all.sort_by(f64::total_cmp);
-        }
-        let rounds = samples.values().map(Vec::len).min().unwrap_or(0);
-        let of =
-            |way: Way, at: fn(&[f64]) -> f64| samples.get(&way).map_or(f64::NAN, |all| at(all));
-        let minimum = |way| of(way, |all| all.first().copied().unwrap_or(f64::NAN));
-        let median = |way| of(way, |all| all.get(all.len() / 2).copied().unwrap_or(f64::NAN));
-        let plain = minimum(Way::Plain);
+        let samples = Samples(measured.collect());
         let rows = Way::ALL.into_iter().map(|way| Row {
             way: way.name(),
-            minimum: minimum(way),
-            median: median(way),
-            over_plain: minimum(way) - plain,
+            minimum: samples.of(way).iter().copied().fold(f64::INFINITY, f64::min),
+            median: samples.paired(way, way, |one, _| one).median,
+            over_plain: samples.over(way, Way::Plain),
         });
-        let targets = targets(&minimum);
-        Self { rounds, rows: rows.collect(), targets, rates, overrun, not_measured }
+        let rounds = samples.0.values().map(Vec::len).min().unwrap_or(0);
+        let (rows, targets) = (rows.collect(), samples.targets());
+        Self { rounds, rows, targets, rates, overrun, not_measured }
     }
 
     pub(crate) fn json(&self) -> Result<String> {
@@ -72,18 +104,21 @@ impl Report {
     pub(crate) fn text(&self) -> String {
         let mut rows = Table::new();
         rows.load_style(presets::NOTHING);
-        rows.set_header(["ns of CPU per packet", "minimum", "median", "over plain"]);
-        for row in &self.rows {
-            let figures = [row.minimum, row.median, row.over_plain].map(|ns| format!("{ns:.0}"));
-            rows.add_row([row.way.to_owned()].into_iter().chain(figures));
+        rows.set_header(["ns of CPU per packet", "minimum", "median", "over plain", ""]);
+        for Row { way, minimum, median, over_plain } in &self.rows {
+            let figures = [*minimum, *median, over_plain.median].map(|ns| format!("{ns:.0}"));
+            let between = format!("{:.0} to {:.0}", over_plain.low, over_plain.high);
+            rows.add_row([(*way).to_owned()].into_iter().chain(figures).chain([between]));
         }
         let mut targets = Table::new();
         targets.load_style(presets::NOTHING);
-        targets.set_header(["to reach", "wanted", "reached", ""]);
-        for Target { what, wanted, reached, met } in &self.targets {
-            let word = if *met { "met" } else { "missed" };
-            let figures = [format!("{wanted:.1}"), format!("{reached:.1}"), word.to_owned()];
-            targets.add_row([(*what).to_owned()].into_iter().chain(figures));
+        targets.set_header(["to reach", "wanted", "reached", "", ""]);
+        for Target { what, wanted, reached, outcome } in &self.targets {
+            let Paired { median, low, high } = reached;
+            let figures =
+                [format!("{wanted:.1}"), format!("{median:.1}"), format!("{low:.1} to {high:.1}")];
+            let row = [(*what).to_owned()].into_iter().chain(figures);
+            targets.add_row(row.chain([outcome.name().to_owned()]));
         }
         let mut rates = Table::new();
         rates.load_style(presets::NOTHING);
@@ -106,26 +141,64 @@ impl Report {
     }
 }
 
-fn targets(ns: &impl Fn(Way) -> f64) -> Vec<Target> {
-    let ours = |hook, direct, firewall| ns(Way::Ours { hook, direct, firewall });
-    let mark = ours(Hook::Xdp, true, false).max(ours(Hook::Tc, true, false));
-    let others = [Way::NftInterval, Way::NftPipapo, Way::Ipset, Way::IptablesRules, Way::IpRules];
-    let best = others.into_iter().map(ns).fold(f64::INFINITY, f64::min);
-    let redirect = ours(Hook::Redirect, true, false);
-    let other_traffic = [Hook::Tc, Hook::Xdp, Hook::Redirect].map(|hook| ours(hook, false, false));
-    let worst = other_traffic.into_iter().fold(0.0, f64::max);
-    let at_least = |what, wanted, reached| Target { what, wanted, reached, met: reached >= wanted };
-    let at_most = |what, wanted, reached| Target { what, wanted, reached, met: reached <= wanted };
-    vec![
-        at_least("mark below every nft, ipset and rule-list way, ns", 0.0, best - mark),
-        at_least("mark below nft pipapo, ns", 100.0, ns(Way::NftPipapo) - mark),
-        at_least(
-            "mark below the nft mark behind the firewall, ns",
-            400.0,
-            ns(Way::FirewallNft) - ours(Hook::Xdp, true, true),
-        ),
-        at_most("other traffic over plain + rule, ns", 20.0, worst - ns(Way::Rule)),
-        at_least("redirect, times plain", 2.5, ns(Way::Plain) / redirect),
-        at_least("redirect, times nft pipapo", 4.0, ns(Way::NftPipapo) / redirect),
-    ]
+/// By way, in the order of the rounds.
+struct Samples(BTreeMap<Way, Vec<f64>>);
+
+impl Samples {
+    fn of(&self, way: Way) -> &[f64] {
+        self.0.get(&way).map_or(&[], Vec::as_slice)
+    }
+
+    fn paired(&self, one: Way, other: Way, by: fn(f64, f64) -> f64) -> Paired {
+        Paired::of(self.of(one), self.of(other), by)
+    }
+
+    /// What `one` costs more than `other`.
+    fn over(&self, one: Way, other: Way) -> Paired {
+        self.paired(one, other, |one, other| one - other)
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let ours = |hook, direct, firewall| Way::Ours { hook, direct, firewall };
+        let marks = [Hook::Xdp, Hook::Tc].map(|hook| ours(hook, true, false));
+        // Of several, the one that is the furthest from what is wanted.
+        let below = |other| marks.map(|mark| self.over(other, mark));
+        let least = |all: Vec<Paired>| all.into_iter().min_by(|a, b| a.median.total_cmp(&b.median));
+        let most = |all: Vec<Paired>| all.into_iter().max_by(|a, b| a.median.total_cmp(&b.median));
+        let none = || Paired::of(&[], &[], |_, _| f64::NAN);
+        let others =
+            [Way::NftInterval, Way::NftPipapo, Way::Ipset, Way::IptablesRules, Way::IpRules];
+        let below_others = least(others.into_iter().flat_map(below).collect());
+        let below_pipapo = least(below(Way::NftPipapo).into());
+        let other_traffic = [Hook::Tc, Hook::Xdp, Hook::Redirect]
+            .map(|hook| self.over(ours(hook, false, false), Way::Rule));
+        let redirect = ours(Hook::Redirect, true, false);
+        let times = |way| self.paired(way, redirect, |way, redirect| way / redirect);
+        let behind_firewall = |other| self.over(other, ours(Hook::Xdp, true, true));
+        vec![
+            Target::at_least(
+                "mark below every nft, ipset and rule-list way, ns",
+                0.0,
+                below_others.unwrap_or_else(none),
+            ),
+            Target::at_least("mark below nft pipapo, ns", 100.0, below_pipapo.unwrap_or_else(none)),
+            Target::at_least(
+                "mark below the nft interval set behind the firewall, ns",
+                400.0,
+                behind_firewall(Way::FirewallNftInterval),
+            ),
+            Target::at_least(
+                "mark below nft pipapo behind the firewall, ns",
+                400.0,
+                behind_firewall(Way::FirewallNftPipapo),
+            ),
+            Target::at_most(
+                "other traffic over plain + rule, ns",
+                20.0,
+                most(other_traffic.into()).unwrap_or_else(none),
+            ),
+            Target::at_least("redirect, times plain", 2.5, times(Way::Plain)),
+            Target::at_least("redirect, times nft pipapo", 4.0, times(Way::NftPipapo)),
+        ]
+    }
 }

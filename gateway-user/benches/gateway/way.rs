@@ -35,7 +35,8 @@ pub(crate) enum Way {
     IptablesRules,
     IpRules,
     Firewall,
-    FirewallNft,
+    FirewallNftInterval,
+    FirewallNftPipapo,
 }
 
 /// How ours is attached, and what it does.
@@ -62,7 +63,7 @@ const fn ours(hook: Hook, direct: bool, firewall: bool) -> Way {
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Plain,
         Self::PlainAgain,
         Self::Rule,
@@ -81,7 +82,8 @@ impl Way {
         Self::IptablesRules,
         Self::IpRules,
         Self::Firewall,
-        Self::FirewallNft,
+        Self::FirewallNftInterval,
+        Self::FirewallNftPipapo,
         ours(Hook::Xdp, true, true),
         ours(Hook::Redirect, true, true),
         Self::WithEgress { direct: true },
@@ -125,7 +127,8 @@ impl Way {
             Self::IptablesRules => "100 iptables rules, mark + rules",
             Self::IpRules => "100 `ip rule to`",
             Self::Firewall => "firewall of 50 stateful rules",
-            Self::FirewallNft => "firewall, nft pipapo, mark + rules",
+            Self::FirewallNftInterval => "firewall, nft interval set, mark + rules",
+            Self::FirewallNftPipapo => "firewall, nft pipapo, mark + rules",
         }
     }
 
@@ -147,7 +150,8 @@ impl Way {
             | Self::Ipset
             | Self::IptablesRules
             | Self::IpRules
-            | Self::FirewallNft => true,
+            | Self::FirewallNftInterval
+            | Self::FirewallNftPipapo => true,
         }
     }
 
@@ -156,7 +160,8 @@ impl Way {
         matches!(
             self,
             Self::Firewall
-                | Self::FirewallNft
+                | Self::FirewallNftInterval
+                | Self::FirewallNftPipapo
                 | Self::Ours { firewall: true, .. }
                 | Self::WithEgress { .. }
         )
@@ -185,11 +190,7 @@ impl Way {
                 rules(gateway)?;
                 if firewall { gateway.nft(&self::firewall()) } else { Ok(()) }
             }
-            Self::NftInterval => {
-                rules(gateway)?;
-                let elements = list(|prefix| format!("{prefix}, "))?;
-                gateway.nft(&marking("ipv4_addr", &elements, "ip daddr @listed udp dport 443"))
-            }
+            Self::NftInterval => nft_interval(gateway),
             Self::NftPipapo => nft_pipapo(gateway),
             Self::Ipset => {
                 rules(gateway)?;
@@ -221,7 +222,11 @@ impl Way {
                 gateway.ip(&rules)
             }
             Self::Firewall | Self::WithEgress { .. } => gateway.nft(&firewall()),
-            Self::FirewallNft => {
+            Self::FirewallNftInterval => {
+                gateway.nft(&firewall())?;
+                nft_interval(gateway)
+            }
+            Self::FirewallNftPipapo => {
                 gateway.nft(&firewall())?;
                 nft_pipapo(gateway)
             }
@@ -250,6 +255,12 @@ fn rules(gateway: &Namespace) -> Result<()> {
 
 fn rule(gateway: &Namespace) -> Result<()> {
     gateway.ip(&format!("rule add fwmark {MARK:#x}/{MARK:#x} lookup 365 priority 366\n"))
+}
+
+fn nft_interval(gateway: &Namespace) -> Result<()> {
+    rules(gateway)?;
+    let elements = list(|prefix| format!("{prefix}, "))?;
+    gateway.nft(&marking("ipv4_addr", &elements, "ip daddr @listed udp dport 443"))
 }
 
 fn nft_pipapo(gateway: &Namespace) -> Result<()> {
