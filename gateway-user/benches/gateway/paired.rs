@@ -21,6 +21,17 @@ impl Paired {
         let (below, last) = (below(all.len()), all.len().saturating_sub(1));
         Self { median: at(all.len() / 2), low: at(below), high: at(last.saturating_sub(below)) }
     }
+
+    /// The worst of several, by its least or its greatest: what holds of it holds of each.
+    pub(crate) fn each(all: impl IntoIterator<Item = Self>, worst: fn(f64, f64) -> f64) -> Self {
+        let combine = |one: Self, other: Self| Self {
+            median: worst(one.median, other.median),
+            low: worst(one.low, other.low),
+            high: worst(one.high, other.high),
+        };
+        let none = Self { median: f64::NAN, low: f64::NAN, high: f64::NAN };
+        all.into_iter().reduce(combine).unwrap_or(none)
+    }
 }
 
 /// How many of the sorted values of so many rounds are left out at either end: a fair coin thrown as often

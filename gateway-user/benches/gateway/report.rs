@@ -161,17 +161,14 @@ impl Samples {
     fn targets(&self) -> Vec<Target> {
         let ours = |hook, direct, firewall| Way::Ours { hook, direct, firewall };
         let marks = [Hook::Xdp, Hook::Tc].map(|hook| ours(hook, true, false));
-        // Of several, the one that is the furthest from what is wanted.
         let below = |other| marks.map(|mark| self.over(other, mark));
-        let least = |all: Vec<Paired>| all.into_iter().min_by(|a, b| a.median.total_cmp(&b.median));
-        let most = |all: Vec<Paired>| all.into_iter().max_by(|a, b| a.median.total_cmp(&b.median));
-        let none = || Paired::of(&[], &[], |_, _| f64::NAN);
         let others =
             [Way::NftInterval, Way::NftPipapo, Way::Ipset, Way::IptablesRules, Way::IpRules];
-        let below_others = least(others.into_iter().flat_map(below).collect());
-        let below_pipapo = least(below(Way::NftPipapo).into());
+        let below_others = Paired::each(others.into_iter().flat_map(below), f64::min);
+        let below_pipapo = Paired::each(below(Way::NftPipapo), f64::min);
         let other_traffic = [Hook::Tc, Hook::Xdp, Hook::Redirect]
             .map(|hook| self.over(ours(hook, false, false), Way::Rule));
+        let other_traffic = Paired::each(other_traffic, f64::max);
         let redirect = ours(Hook::Redirect, true, false);
         let times = |way| self.paired(way, redirect, |way, redirect| way / redirect);
         let behind_firewall = |other| self.over(other, ours(Hook::Xdp, true, true));
@@ -179,9 +176,9 @@ impl Samples {
             Target::at_least(
                 "mark below every nft, ipset and rule-list way, ns",
                 0.0,
-                below_others.unwrap_or_else(none),
+                below_others,
             ),
-            Target::at_least("mark below nft pipapo, ns", 100.0, below_pipapo.unwrap_or_else(none)),
+            Target::at_least("mark below nft pipapo, ns", 100.0, below_pipapo),
             Target::at_least(
                 "mark below the nft interval set behind the firewall, ns",
                 400.0,
@@ -192,11 +189,7 @@ impl Samples {
                 400.0,
                 behind_firewall(Way::FirewallNftPipapo),
             ),
-            Target::at_most(
-                "other traffic over plain + rule, ns",
-                20.0,
-                most(other_traffic.into()).unwrap_or_else(none),
-            ),
+            Target::at_most("other traffic over plain + rule, ns", 20.0, other_traffic),
             Target::at_least("redirect, times plain", 2.5, times(Way::Plain)),
             Target::at_least("redirect, times nft pipapo", 4.0, times(Way::NftPipapo)),
         ]
