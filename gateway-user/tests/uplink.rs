@@ -270,6 +270,29 @@ fn what_goes_with_the_uplink_is_neither_called_removed_nor_put_back() {
     daemon.terminate();
 }
 
+#[test]
+fn a_fall_that_is_over_before_the_look_at_it_ends_is_one_all_the_same() {
+    let network = Network::new();
+    let script = "if test -e now && ip link show up0 | grep -q 'state DOWN'; then
+        rm now
+        ip link set up0 up
+        ip address replace fd36:2::1/64 dev up0 nodad
+    fi";
+    let product = network.product().with_nft(script);
+    let daemon = product.start();
+    wait_for(&product, "up", None);
+    let mut flows = Flows::open(&network);
+    std::fs::write(product.file("now"), "").unwrap();
+    network.gateway("ip link set up0 down");
+    daemon.wait_for_log("is down: the interface is set down", 2);
+    daemon.wait_for_log("direct flows are ended, their uplink is down", 1);
+    flows.assert_direct_ones_are_reset();
+    wait_for(&product, "up", None);
+    network.assert_it_parts();
+    flows.assert_inspected_ones_live();
+    daemon.terminate();
+}
+
 /// Where `nft` fails nothing can be closed, and what is marked would be lost.
 #[test]
 fn an_uplink_that_fails_while_nft_does_has_everything_inspected_until_it_can_be_closed() {
@@ -320,7 +343,7 @@ fn a_daemon_that_stops_while_a_family_that_is_down_cannot_be_closed_leaves_every
     wait_for(&product, "down", Some("no_carrier"));
     daemon.terminate();
     let log = std::fs::read_to_string(product.file("log")).unwrap();
-    assert!(log.contains("stopped; everything is inspected, a family that is down"), "{log}");
+    assert!(log.contains("stopped; everything is inspected, the way out is not as"), "{log}");
     network.assert_all_is_inspected();
     plug_in(&network);
     network.assert_all_is_inspected();
@@ -595,9 +618,13 @@ fn block_refuses_new_direct_flows_while_the_uplink_is_down_and_nothing_else() {
     wait_for(&product, "down", Some("no_carrier"));
     flows.assert_direct_ones_are_reset();
     for to in DIRECT {
-        let begin = Instant::now();
-        assert!(network.flow(to).is_none(), "{to}");
-        assert!(begin.elapsed() < SOON, "refused, not lost: {to}");
+        // A segment that is lost is sent again after a second. So may a busy machine take that long, once.
+        let is_refused = (0..3).any(|_| {
+            let begin = Instant::now();
+            assert!(network.flow(to).is_none(), "{to}");
+            begin.elapsed() < Duration::from_secs(1)
+        });
+        assert!(is_refused, "refused, not lost: {to}");
         let answer = network.datagrams(to).answer();
         let is_refused = answer.starts_with("nobody (") && !answer.contains("temporarily");
         assert!(is_refused, "an error of ICMP, no silence: {answer}");

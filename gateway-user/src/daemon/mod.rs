@@ -342,7 +342,7 @@ impl Daemon<'_> {
                 match self.serving.as_ref().map(|serving| serving.revision.config.deadline) {
                     Some(_) if self.heartbeat.withholds() => info!(
                         event = "stopped",
-                        "stopped; everything is inspected, a family that is down could not be closed"
+                        "stopped; everything is inspected, the way out is not as it should be"
                     ),
                     Some(Some(deadline)) => info!(
                         event = "stopped",

@@ -11,9 +11,6 @@ use super::ruleset::{Before, Past};
 use super::standing::Standings;
 use super::{EgressError, Hop, Wanted, nft, ruleset};
 
-/// How often the uplink is looked at while its link changes under the look.
-const LOOKS: u32 = 3;
-
 /// What was put in place last.
 #[derive(Default)]
 pub(super) struct Applied {
@@ -91,8 +88,7 @@ impl Look {
 }
 
 /// Looks, and does what is to be done; `down` hears of what is down before. Unless it `may_wait`, an
-/// uplink that is not there or a next hop that cannot be reached is an error, and what was in place
-/// before still is.
+/// uplink that is not there or a next hop that cannot be reached is an error; what was done by then stays.
 pub(super) async fn look(
     wanted: &Wanted,
     applied: &mut Applied,
@@ -101,17 +97,20 @@ pub(super) async fn look(
     down: impl Fn(&Look),
 ) -> Result<Look, EgressError> {
     let netlink = Netlink::open()?;
-    let mut looks = 1;
-    loop {
-        let sight = netlink.see_uplink(&wanted.egress).await?;
-        let look = look_once(&netlink, &sight, wanted, applied, standings, may_wait, &down).await;
-        // A link that goes meanwhile takes its routes with it, which nobody has removed and nobody
-        // can put back.
-        if looks == LOOKS || netlink.link(&wanted.egress.interface).await? == sight.link {
-            return look;
+    let sight = netlink.see_uplink(&wanted.egress).await?;
+    let look = look_once(&netlink, &sight, wanted, applied, standings, may_wait, &down).await;
+    let lacks_something = match &look {
+        Ok(look) => {
+            !look.words.is_empty() || look.faults.values().any(|fault| *fault == Fault::NotInPlace)
         }
-        looks += 1;
+        Err(error) => {
+            matches!(error, EgressError::Route { .. } | EgressError::DoesNotStay { .. })
+        }
+    };
+    if lacks_something && let Some(sight) = netlink.went(&sight, &wanted.egress).await {
+        return look_once(&netlink, &sight, wanted, applied, standings, may_wait, &down).await;
     }
+    look
 }
 
 async fn look_once(
@@ -193,9 +192,16 @@ pub(super) async fn close(
     standings: &Standings,
 ) -> Result<Look, EgressError> {
     let netlink = Netlink::open()?;
-    let mut look = Look::of(&netlink.see_uplink(&wanted.egress).await?, standings);
+    let sight = netlink.see_uplink(&wanted.egress).await?;
+    let mut look = Look::of(&sight, standings);
     let seen = netlink.see(Some(wanted.egress.table)).await?;
-    for family in look.routing(wanted).lacking(&seen) {
+    let lacking = look.routing(wanted).lacking(&seen);
+    if !lacking.is_empty()
+        && let Some(sight) = netlink.went(&sight, &wanted.egress).await
+    {
+        look = Look::of(&sight, standings);
+    }
+    for family in lacking {
         look.faults.entry(family).or_insert(Fault::NotInPlace);
     }
     // Where nft is what fails, what is closed stays so, and the problem of the look says why.

@@ -47,8 +47,15 @@ impl Netlink {
         Ok(Sight { link: Some(link), hops })
     }
 
-    /// A link by its name; `None`, there is none.
-    pub(super) async fn link(&self, name: &str) -> Result<Option<Link>, EgressError> {
+    /// What is seen where the uplink was set down or has gone since a `sight` of it that is up: with it the
+    /// kernel takes its routes, which nobody has removed then and nobody can put back.
+    pub(super) async fn went(&self, sight: &Sight, egress: &Egress) -> Option<Sight> {
+        let is_up = |link: Option<Link>| link.is_some_and(|link| link.is_up);
+        let link = self.link(&egress.interface).await.ok()?;
+        (is_up(sight.link) && !is_up(link)).then(|| Sight { link, hops: sight.hops.clone() })
+    }
+
+    async fn link(&self, name: &str) -> Result<Option<Link>, EgressError> {
         let reply = self.handle.link().get().match_name(name).execute().try_next().await;
         let link = match reply {
             Ok(link) => link,
