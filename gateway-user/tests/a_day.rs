@@ -312,7 +312,8 @@ fn what_others_have_is_byte_for_byte_as_it_was_after_each_event_of_a_day_and_aft
         Stage::new(&network.site, serving(FIRST, &feed(&["40.96.0.0/13", "2603:1006::/40"])));
     configure(&stage, "");
     wait_until("every link is up", || {
-        !network.gateway("ip -6 route show table all").contains("linkdown")
+        let routes = network.gateway("ip -6 route show table all");
+        !routes.contains("linkdown") && routes.matches("local fe80::").count() == 5
     });
     let before = others(&network, &programs);
     let whole = network.everything();

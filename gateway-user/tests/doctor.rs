@@ -240,6 +240,8 @@ fn programs_of_others_are_named_where_they_stand() {
     Examined::by(&product).assert_finds("foreign-tc", "note", "foreign_tc runs behind us");
     daemon.terminate();
     product.json(&["down"]);
+    // The kernel lets go of a link a moment after its last reference.
+    wait_until("ours is gone", || tcx_programs(namespace, LAN).is_empty());
     Examined::by(&product).assert_finds("foreign-tc", "note", "at the ingress, and we are not");
     drop(filter);
     let mut foreign = Foreign::load();

@@ -156,7 +156,7 @@ fn without_a_daemon_it_says_so_and_has_no_numbers_of_before() {
     daemon.signal(Signal::SIGSTOP);
     let start = Instant::now();
     only_own(&metrics(&site.gateway));
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     only_own(&metrics(&site.gateway));
     let log = fs::read_to_string(product.file("exporter.log")).unwrap();
     assert_eq!(log.matches("no answer within").count(), 1, "said once: {log}");
@@ -222,7 +222,7 @@ fn clients_that_send_too_much_or_too_slowly_keep_nobody_out() {
         .unwrap();
     let begin = Instant::now();
     assert_eq!(get(&site.gateway, EXPORTER, "/healthz", "").unwrap().status, 200);
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     drop(slow);
     daemon.terminate();
 }

@@ -70,7 +70,7 @@ fn hook_auto_falls_back_to_tc_behind_the_program_that_stays() {
         };
         let product = Product::new(&site, "auto");
         let daemon = product.start();
-        assert!(daemon.log().contains("tc classifies alone"), "{}", daemon.log());
+        daemon.wait_for_log("tc classifies alone", 1);
         let hook = &product.status()["hooks"][0];
         assert_eq!((hook["xdp"].as_str(), hook["tc"].as_str()), (None, Some("tcx")), "{hook}");
         site.assert_it_marks();

@@ -45,6 +45,10 @@ fn with_line() -> (Network, [Process; 2]) {
     for family in ["-4", "-6"] {
         network.direct.run(&format!("ip {family} route add default dev in0")).unwrap();
     }
+    // Its own routes come a moment after its addresses.
+    wait_until("every link is up", || {
+        network.gateway("ip -6 route show table all").matches("local fe80::").count() == 3
+    });
     (network, ends)
 }
 

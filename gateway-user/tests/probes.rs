@@ -31,7 +31,7 @@ fn of_a_name_with_several_addresses_a_silent_one_makes_room_for_the_next() {
         [families[0][key].as_u64().unwrap(), families[1][key].as_u64().unwrap()]
     };
     wait_until("both families are answered", || told("probes_answered").iter().all(|it| *it >= 5));
-    assert_eq!(told("probes_failed"), [1; 2], "the first address is the silent one");
+    assert!(told("probes_failed").iter().all(|it| *it >= 1), "the first address is the silent one");
     assert_eq!(told("transitions"), [0; 2], "{}", daemon.log());
     assert_eq!(DIRECT.map(|to| network.way(to)), ["direct"; 2]);
     daemon.terminate();

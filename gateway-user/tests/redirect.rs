@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use nix::sys::signal::Signal;
 use support::foreign::{Foreign, xdp_program};
 use support::product::{Daemon, Product, with_hook};
-use support::{CLIENT, LAN, Sender, Site, blueprint, one_table, other_table, wait_until};
+use support::{CLIENT, LAN, PATIENCE, Sender, Site, blueprint, one_table, other_table, wait_until};
 use xtask::testbed::{
     BpfFs, EchoServers, End, Extension, Frame, Namespace, Offloads, Protocol, RunningServers,
     VlanTag, Wire, ask, link,
@@ -287,8 +287,7 @@ fn direct_flows_leave_past_the_stack_and_all_others_take_their_way() {
     let daemon = product.start();
     network.wait_for_neighbours();
     let answers = |to: &str, protocol| {
-        let limit = Duration::from_secs(2);
-        network.site.client.enter(|| ask(to.parse().unwrap(), protocol, 20, limit)).unwrap()
+        network.site.client.enter(|| ask(to.parse().unwrap(), protocol, 20, PATIENCE)).unwrap()
     };
     let table = "table inet flows {
         counter up { }
@@ -382,8 +381,7 @@ fn checksums_that_are_left_to_hardware_are_the_stack_s_to_fill_in() {
     // Of sockets, as a container or a virtual machine behind a veth or a tap sends.
     for to in DIRECT {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let limit = Duration::from_secs(2);
-            let asked = || ask(to.parse().unwrap(), protocol, 20, limit);
+            let asked = || ask(to.parse().unwrap(), protocol, 20, PATIENCE);
             network.site.client.enter(asked).unwrap().unwrap();
         }
     }
@@ -444,6 +442,8 @@ fn a_next_hop_is_resolved_and_kept_so_without_any_traffic() {
     let before = network.gateway("ip neigh show 10.36.2.2 dev up0");
     network.direct.run("ip link set in0 address 02:36:00:00:02:77").unwrap();
     network.gateway("ip neigh change 10.36.2.2 lladdr 02:36:00:00:02:02 nud stale dev up0");
+    // News, on which the daemon looks at once.
+    network.gateway("ip link set up0 alias asked");
     wait_until("the new address is known", || {
         let now = network.gateway("ip neigh show 10.36.2.2 dev up0");
         now != before && now.contains("02:36:00:00:02:77")
@@ -633,11 +633,16 @@ fn lasting(network: &Network) -> [TcpStream; 2] {
     send_back(network);
     LASTING.map(|to| {
         let to: SocketAddr = to.parse().unwrap();
-        let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(2));
+        let connect = || TcpStream::connect_timeout(&to, PATIENCE);
         let stream = network.site.client.enter(connect).unwrap().unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     })
+}
+
+/// Late answers of a busy machine are none of what is asked here.
+fn patient_health() -> String {
+    HEALTH.replace("200ms", "1s").replace("fall = 3\nrise = 4", "fall = 2\nrise = 1")
 }
 
 fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
@@ -649,7 +654,7 @@ fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
 fn a_family_whose_probes_fail_is_not_redirected_and_the_other_one_still_is() {
     let network = Network::new();
     let product = network.product();
-    product.configure(&config(&format!("{EGRESS}{HEALTH}")));
+    product.configure(&config(&format!("{EGRESS}{}", patient_health())));
     let daemon = network.start_redirecting(&product);
     let mut flows = lasting(&network);
     for flow in &mut flows {
@@ -682,9 +687,7 @@ fn a_family_whose_probes_fail_is_not_redirected_and_the_other_one_still_is() {
 fn a_family_that_is_closed_is_not_redirected_even_where_no_generation_can_follow() {
     let network = Network::new();
     let product = network.product();
-    // Late answers of a busy machine are none of its business.
-    let health = HEALTH.replace("200ms", "1s").replace("fall = 3\nrise = 4", "fall = 2\nrise = 1");
-    product.configure(&config(&format!("{EGRESS}{health}")));
+    product.configure(&config(&format!("{EGRESS}{}", patient_health())));
     let daemon = network.start_redirecting(&product);
     // Nothing can be made current in whose place this is.
     let in_the_way = network.site.pins().root().join("next");

@@ -103,7 +103,7 @@ fn it_is_ready_when_a_generation_serves_and_not_before() {
     assert_eq!(manager.count("READY=1"), 1, "{:?}", manager.heard);
     stage.assert_direct(&[ALWAYS]);
     daemon.terminate();
-    manager.listen(Duration::from_millis(100));
+    manager.wait_for("STOPPING=1");
     assert_eq!(manager.count("STOPPING=1"), 1, "{:?}", manager.heard);
 }
 
@@ -130,7 +130,7 @@ fn the_watchdog_is_not_pinged_while_the_loop_hangs() {
     manager.wait_for("READY=1");
     let pings = |came: &[String]| came.iter().filter(|line| *line == "WATCHDOG=1").count();
     let came = manager.listen(Duration::from_secs(2));
-    assert!(pings(came) >= 4, "{came:?}");
+    assert!(pings(came) >= 2, "{came:?}");
     // Reading a configuration that nobody writes takes for ever.
     let text = std::fs::read_to_string(product.config()).unwrap();
     std::fs::remove_file(product.config()).unwrap();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt::IpTransparent};
 use support::product::{Daemon, Product, with_hook};
-use support::{CLIENT, LAN, Site, wait_until};
+use support::{CLIENT, LAN, PATIENCE, Site, wait_until};
 use xtask::testbed::{BpfFs, EchoServers, End, Namespace, Offloads, link};
 
 const EGRESS: &str = "[egress]\ninterface = \"up0\"\ngateway4 = \"10.36.2.2\"\n";
@@ -74,7 +74,7 @@ impl Network {
         let Ok(mut stream) = self.site.client.enter(connect).unwrap() else {
             return "nobody".to_owned();
         };
-        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut name = String::new();
         stream.read_to_string(&mut name).unwrap();
         name

@@ -255,20 +255,20 @@ fn when_the_daemon_is_killed_traffic_is_inspected_after_the_deadline_until_the_n
     for hook in ["auto", "tc"] {
         let site = Site::new();
         let product = Product::new(&site, hook);
-        product.configure(&with_deadline(hook, "2s"));
+        product.configure(&with_deadline(hook, "4s"));
         let daemon = product.start();
         let frames = traffic(DIRECT);
         let sender = Sender::start(&site, move |sent| {
             frames[usize::try_from(sent).unwrap() % frames.len()].clone()
         });
         // Alive, it is longer than the deadline.
-        sleep(Duration::from_secs(5));
+        sleep(Duration::from_secs(6));
         assert_eq!(site.marked().none, 0, "{hook}: {}", daemon.log());
         let killed = Instant::now();
         daemon.end(Signal::SIGKILL);
         wait_until("the first packet is inspected", || site.marked().none > 0);
         let took = killed.elapsed();
-        assert!((Duration::from_secs(1)..Duration::from_secs(6)).contains(&took), "{took:?}");
+        assert!((Duration::from_secs(1)..Duration::from_secs(9)).contains(&took), "{took:?}");
         let gone = site.marked();
         wait_until("more are", || site.marked().none > gone.none + 100);
         assert!(site.marked().direct <= gone.direct + 1, "{hook}");
@@ -293,11 +293,11 @@ fn a_daemon_that_is_stopped_leaves_its_deadline_counting() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let site = Site::new();
         let product = Product::new(&site, "auto");
-        product.configure(&with_deadline("auto", "2s"));
+        product.configure(&with_deadline("auto", "4s"));
         let daemon = product.start();
         daemon.end(signal);
         site.assert_it_marks();
-        sleep(Duration::from_millis(2500));
+        sleep(Duration::from_millis(4500));
         site.assert_it_marks_nothing();
         assert_eq!(product.status()["switches"]["inspecting"], "daemon_gone", "{signal}");
         let daemon = product.start();
@@ -322,14 +322,14 @@ fn without_a_deadline_the_data_plane_marks_on_after_a_stop_and_after_a_kill() {
 /// An upgrade to a version that refuses the configuration: nobody follows the list any more.
 #[test]
 fn a_start_that_fails_leaves_a_deadline_whatever_the_daemon_before_it_left() {
-    for (left, state) in [(Some(2), true), (None, true), (None, false)] {
+    for (left, state) in [(Some(4), true), (None, true), (None, false)] {
         let site = Site::new();
         let product = Product::new(&site, "auto");
-        product.configure(&with_deadline("auto", "2s"));
+        product.configure(&with_deadline("auto", "4s"));
         product.start().terminate();
         let mut control = Control::open(&site.pins()).unwrap().unwrap();
         control.renew(left.map(Duration::from_secs)).unwrap();
-        product.configure(&with_deadline("auto", "2s").replace("version = 1", "version = 2"));
+        product.configure(&with_deadline("auto", "4s").replace("version = 1", "version = 2"));
         if !state {
             fs::remove_dir_all(product.state_dir()).unwrap();
         }
@@ -337,10 +337,10 @@ fn a_start_that_fails_leaves_a_deadline_whatever_the_daemon_before_it_left() {
         site.assert_it_marks();
         let deadline = product.status()["switches"]["deadline"].as_u64();
         // Where nothing is known of what serves, it is the default.
-        let longest = if state { 2 } else { 60 };
+        let longest = if state { 4 } else { 60 };
         assert!(deadline.is_some_and(|left| left <= longest), "{left:?} {state}: {deadline:?}");
         if state {
-            sleep(Duration::from_millis(2500));
+            sleep(Duration::from_millis(4500));
             site.assert_it_marks_nothing();
         }
     }

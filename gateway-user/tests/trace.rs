@@ -298,7 +298,9 @@ fn a_tracer_that_lives_goes_on() {
         let running = scope.spawn(|| product.verb(&["trace", "--sample", "1", "--count", "1"]));
         wait_until("it draws", || sampling(&site) == 1);
         sleep(Duration::from_secs(5));
-        site.send_from(CLIENT, &[frame((Transport::Tcp, "40.96.0.9:443"))]);
+        while !running.is_finished() {
+            site.send_from(CLIENT, &[frame((Transport::Tcp, "40.96.0.9:443"))]);
+        }
         running.join().unwrap()
     });
     let text = String::from_utf8(running.stdout).unwrap();
