@@ -6,7 +6,7 @@
 mod support;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
@@ -156,8 +156,11 @@ fn what_somebody_removes_is_put_back_and_said_once() {
         "nft delete table inet breakout365",
         "nft flush chain inet breakout365 inside",
     ]) {
+        let begin = Instant::now();
         network.gateway(command);
         daemon.wait_for_log("put back", times);
+        // Every ten seconds it looks by itself.
+        assert!(begin.elapsed() < Duration::from_secs(5), "{command}: {:?}", begin.elapsed());
         wait_until("it is told", || product.status()["daemon"]["egress"]["put_back"] == times);
         // Handles of nftables go on counting.
         assert_eq!(network.everything()[..4], in_place[..4], "{command}");

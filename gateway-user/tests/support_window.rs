@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -159,20 +160,7 @@ fn the_report_is_what_was_sent_over_reload_kill_and_restart() {
         assert_eq!(site.send_from(CLIENT, &all), Marked { direct: 6, none: 2, odd: 0 });
         // The same flows every time, and every time their packets.
         let report = case.product.json(&["support", "report", "1"]);
-        let (mut packets, mut flows, mut by_set) = (0, 0, Vec::new());
-        for part in ["before", "serving"] {
-            for entry in report[part].as_array().unwrap() {
-                packets += entry[1]["packets"].as_u64().unwrap();
-                flows += entry[1]["flows"].as_u64().unwrap();
-                assert_eq!(
-                    entry[1]["bytes"].as_u64().unwrap(),
-                    entry[1]["packets"].as_u64().unwrap() * length
-                );
-                by_set.push(entry[0].clone());
-            }
-        }
-        assert_eq!((packets, flows), (*times * 5, 5), "{report:#}");
-        assert!(by_set.contains(&json!([2])) && by_set.contains(&json!([3])), "{report:#}");
+        assert_eq!(reported(&report, length), by_sets(*times), "{report:#}");
     };
     send(&mut times);
     send(&mut times);
@@ -192,8 +180,35 @@ fn the_report_is_what_was_sent_over_reload_kill_and_restart() {
     send(&mut times);
     assert_eq!(case.product.json(&["support", "report", "1"])["end"], end, "it was made longer");
     let text = case.product.text(&["support", "report", "1"]);
+    let sum = format!("5 flows, {} packets, {} bytes", times * 5, times * 5 * length);
     assert!(text.contains(&format!("went direct: 5 flows, {} packets", times * 5)), "{text}");
+    // And when it is over, in the journal too.
+    case.product.json(&["support", "stop", "1"]);
+    let report = case.product.json(&["support", "report", "1"]);
+    assert_eq!(reported(&report, length), by_sets(times), "{report:#}");
+    let history = case.product.json(&["feed", "history"]);
+    let entries = history["entries"].as_array().unwrap();
+    let closed = entries.iter().find(|entry| entry["outcome"] == "closed").unwrap();
+    let summary = closed["summary"].as_str().unwrap();
+    assert!(summary.ends_with(&format!(": {sum} went direct")), "{summary}");
     daemon.terminate();
+}
+
+/// What a report says of each set: packets and flows.
+fn reported(report: &Value, length: u64) -> BTreeMap<String, (u64, u64)> {
+    let mut by_set = BTreeMap::<_, (u64, u64)>::new();
+    for entry in ["before", "serving"].iter().flat_map(|part| report[part].as_array().unwrap()) {
+        let of = |what: &str| entry[1][what].as_u64().unwrap();
+        assert_eq!(of("bytes"), of("packets") * length, "{report:#}");
+        let sum = by_set.entry(entry[0].to_string()).or_default();
+        *sum = (sum.0 + of("packets"), sum.1 + of("flows"));
+    }
+    by_set
+}
+
+/// Four flows of the one, one of the other.
+fn by_sets(times: u64) -> BTreeMap<String, (u64, u64)> {
+    [("[2]".to_owned(), (times * 4, 4)), ("[3]".to_owned(), (times, 1))].into()
 }
 
 #[test]

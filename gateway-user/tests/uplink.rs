@@ -94,20 +94,27 @@ fn goes_and_comes(
 ) {
     wait_for(product, "up", None);
     let mut flows = Flows::open(network);
+    let mut datagrams = DIRECT.map(|to| network.datagrams(to));
+    assert_eq!(datagrams.each_mut().map(Flow::ask), ["direct"; 2]);
+    let ended =
+        || product.status()["daemon"]["egress"]["flows_ended"]["uplink_down"].as_u64().unwrap_or(0);
+    let before = ended();
     fail();
     wait_for(product, "down", Some(reason));
+    wait_until("their entries are removed", || ended() >= before + 4);
+    assert_eq!(datagrams.each_mut().map(Flow::ask), ["inspector"; 2]);
     network.assert_all_is_inspected();
     flows.assert_direct_ones_are_reset();
     flows.assert_inspected_ones_live();
     let mut meanwhile = DIRECT.map(|to| network.flow(to).unwrap());
     assert_eq!(meanwhile.each_mut().map(Flow::ask), ["inspector"; 2]);
-    let egress = &product.status()["daemon"]["egress"];
-    assert_eq!(egress["flows_ended"]["uplink_down"].as_u64().unwrap() % 2, 0, "{egress}");
     mend();
     wait_for(product, "up", None);
     network.assert_it_parts();
     flows.assert_inspected_ones_live();
-    assert_eq!(meanwhile.each_mut().map(Flow::ask), ["inspector"; 2], "only new flows");
+    for flow in meanwhile.iter_mut().chain(&mut datagrams) {
+        assert_eq!(flow.ask(), "inspector", "only new flows");
+    }
 }
 
 /// Gives the uplink its carrier back.

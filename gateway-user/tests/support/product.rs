@@ -165,9 +165,12 @@ impl<'a> Product<'a> {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Starts a daemon and waits until it has published.
+    /// Starts a daemon and waits until it has published, and done all that comes with that.
     pub(crate) fn start(&self) -> Daemon {
-        self.start_until("published")
+        let daemon = self.start_until("published");
+        // It answers between one thing and the next.
+        wait_until("it answers", || !self.status()["daemon"].is_null());
+        daemon
     }
 
     /// Starts a daemon that has no feed yet, and waits until it says so.

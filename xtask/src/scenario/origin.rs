@@ -204,8 +204,9 @@ impl Servers {
             }
             let mut datagram = [0; 2048];
             for socket in &self.udp {
-                while let Ok((_, peer)) = socket.recv_from(&mut datagram) {
-                    socket.send_to(self.name.as_bytes(), peer).ok();
+                while let Ok((length, peer)) = socket.recv_from(&mut datagram) {
+                    let answer = [self.name.as_bytes(), b"\n", &datagram[..length]].concat();
+                    socket.send_to(&answer, peer).ok();
                 }
             }
         }

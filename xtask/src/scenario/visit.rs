@@ -103,14 +103,14 @@ impl Visit {
             }
         }
         if self.speaks == Speaks::Http {
-            return Ok(Seen::new(&self.exchange(&mut stream)?, None));
+            return Ok(Seen::new(&self.exchange(&mut stream)?, None, self.upload.as_deref()));
         }
         let name = ServerName::try_from(self.site.host)?;
         let connection = ClientConnection::new(Arc::clone(&trust.client), name.clone())?;
         let mut secure = StreamOwned::new(connection, stream);
         let answer = self.exchange(&mut secure)?;
         let chain = secure.conn.peer_certificates().context("no certificate")?;
-        Ok(Seen::new(&answer, Some(trust.signer(chain, &name))))
+        Ok(Seen::new(&answer, Some(trust.signer(chain, &name)), self.upload.as_deref()))
     }
 
     fn exchange(&self, stream: &mut (impl Read + Write)) -> Result<Message> {
@@ -133,11 +133,15 @@ impl Visit {
         let socket = UdpSocket::bind(any)?;
         socket.set_read_timeout(Some(self.patience))?;
         socket.connect(self.to)?;
-        socket.send(self.upload.as_deref().unwrap_or(".").as_bytes())?;
-        let mut answer = [0; 128];
+        let sent = self.upload.as_deref().unwrap_or(".");
+        socket.send(sent.as_bytes())?;
+        let mut answer = [0; 2048];
         let length = uninterrupted(|| socket.recv(&mut answer))?;
-        let way = String::from_utf8_lossy(&answer[..length]).into_owned();
-        Ok(Seen(vec![way]))
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        let (way, came) = answer.split_once('\n').context("no host of ours answers")?;
+        let mut words = vec![way.to_owned()];
+        words.extend((came != sent).then(|| CHANGED.to_owned()));
+        Ok(Seen(words))
     }
 
     /// What it learns, in words; a visit that nobody answers is `nobody answers`.
@@ -164,13 +168,17 @@ impl fmt::Display for Visit {
 struct Seen(Vec<String>);
 
 impl Seen {
-    fn new(answer: &Message, signer: Option<&str>) -> Self {
+    fn new(answer: &Message, signer: Option<&str>, upload: Option<&str>) -> Self {
         let mut words = vec![answer.header(WAY).unwrap_or("answered on the way").to_owned()];
         words.extend(signer.map(|signer| format!("certificate of {signer}")));
         // The host answers with what it was asked, so what was added on the way is in there.
         let asked = answer.body();
         if http::header(&asked, "via").is_some_and(|via| via.contains("squid")) {
             words.push("through squid".to_owned());
+        }
+        let is_of_host = answer.header(WAY).is_some();
+        if is_of_host && upload.is_some_and(|sent| !asked.ends_with(&format!("\r\n\r\n{sent}"))) {
+            words.push(CHANGED.to_owned());
         }
         if let Some(tenants) = http::header(&asked, TENANT_HEADER) {
             words.push(format!("tenants {tenants}"));
@@ -244,5 +252,7 @@ impl Trust {
     }
 }
 
+/// What the host was sent is not what the client had sent.
+const CHANGED: &str = "changed on the way";
 /// How long an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
