@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::foreign::{Foreign, tcx_programs};
 use support::product::{Product, with_hook};
-use support::{LAN, Site, wait_until};
+use support::{LAN, Site, skip, wait_until};
 use xtask::testbed::{End, Namespace, Offloads, link};
 
 const UPLINK: &str = "up0";
@@ -257,7 +257,7 @@ fn vlans_whose_tags_are_hidden_are_told_where_the_kernel_has_vlans() {
     if let Err(refused) =
         gateway.site.gateway.run("ip link add link lan0 name lan0.7 type vlan id 7")
     {
-        eprintln!("skipped: this kernel has no VLANs: {refused:#}");
+        skip(&format_args!("this kernel has no VLANs: {refused:#}"));
         return;
     }
     Examined::by(&product).assert_finds("vlan", "note", "lan0.7 on it");
@@ -362,7 +362,7 @@ fn a_flowtable_is_told_where_the_kernel_has_them() {
     let table =
         "table inet fast {\n flowtable f { hook ingress priority 0; devices = { lan0, up0 }; }\n}";
     if let Err(refused) = gateway.site.gateway.nft(table) {
-        eprintln!("skipped: this kernel has no flowtables: {refused:#}");
+        skip(&format_args!("this kernel has no flowtables: {refused:#}"));
         return;
     }
     Examined::by(&product).assert_finds("flow-offload", "note", "flowtable f of inet fast");
