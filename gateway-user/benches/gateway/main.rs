@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let clock = Clock::new()?;
     let mut rigs = Vec::new();
-    for way in Way::ALL {
+    for way in Way::all() {
         eprintln!("making {}", way.name());
         rigs.push((way, Rig::new(way)?, Vec::new()));
     }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use xtask::scenario::{InlineSuricata, TransparentSquid};
 use xtask::testbed::{BpfFs, EchoServers, Namespace, Owner, Process, Scratch};
 
+use crate::paired::Paired;
 use crate::rig::join;
 use crate::way::MARK;
 
@@ -32,14 +33,14 @@ const FEED: &str = r#"[{
 /// How long a daemon may take to publish, and an answer to begin.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// One inspection system beside direct traffic, in MiB per second: the best of all rounds.
+/// One inspection system beside direct traffic, in MiB per second: medians over rounds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Rate {
     pub(crate) inspector: &'static str,
     pub(crate) inspected: f64,
     pub(crate) direct: f64,
-    /// How many times as fast.
-    pub(crate) ratio: f64,
+    /// How many times as fast, within a round.
+    pub(crate) times: Paired,
 }
 
 /// An inspection system in the gateway.
@@ -78,16 +79,27 @@ pub(crate) fn measure(quick: bool) -> Result<(Vec<Rate>, Vec<String>)> {
         }
         eprintln!("making {name}");
         let place = Place::new(name.starts_with("squid"))?;
-        let [mut inspected, mut direct] = [0.0_f64; 2];
+        let [mut inspected, mut direct] = [Vec::new(), Vec::new()];
         // The first of each fills caches.
-        for round in 0..=rounds {
-            let rates = [place.download(OTHER)?, place.download(LISTED)?];
-            if round > 0 {
-                inspected = inspected.max(rates[0]);
-                direct = direct.max(rates[1]);
+        for to in [OTHER, LISTED] {
+            place.download(to)?;
+        }
+        for round in 0..rounds {
+            if round % 2 == 0 {
+                inspected.push(place.download(OTHER)?);
+                direct.push(place.download(LISTED)?);
+            } else {
+                direct.push(place.download(LISTED)?);
+                inspected.push(place.download(OTHER)?);
             }
         }
-        rates.push(Rate { inspector: name, inspected, direct, ratio: direct / inspected });
+        let median = |all: &[f64]| Paired::of(all, all, |one, _| one).median;
+        rates.push(Rate {
+            inspector: name,
+            inspected: median(&inspected),
+            direct: median(&direct),
+            times: Paired::of(&direct, &inspected, |direct, inspected| direct / inspected),
+        });
     }
     Ok((rates, missing))
 }

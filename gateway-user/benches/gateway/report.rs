@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::paired::Paired;
 use crate::rates::Rate;
-use crate::way::{Hook, Way};
+use crate::way::{By, Hook, Way};
 
 /// One way's figures, in nanoseconds of CPU time per packet.
 #[derive(Debug, Serialize)]
 struct Row {
-    way: &'static str,
+    way: String,
     minimum: f64,
     median: f64,
     over_plain: Paired,
@@ -86,11 +86,11 @@ impl Report {
         not_measured: Vec<String>,
     ) -> Self {
         let samples = Samples(measured.collect());
-        let rows = Way::ALL.into_iter().map(|way| Row {
+        let rows = Way::all().map(|way| Row {
             way: way.name(),
             minimum: samples.of(way).iter().copied().fold(f64::INFINITY, f64::min),
             median: samples.paired(way, way, |one, _| one).median,
-            over_plain: samples.over(way, Way::Plain),
+            over_plain: samples.over(way, By::Plain.alone()),
         });
         let rounds = samples.0.values().map(Vec::len).min().unwrap_or(0);
         let (rows, targets) = (rows.collect(), samples.targets());
@@ -108,7 +108,7 @@ impl Report {
         for Row { way, minimum, median, over_plain } in &self.rows {
             let figures = [*minimum, *median, over_plain.median].map(|ns| format!("{ns:.0}"));
             let between = format!("{:.0} to {:.0}", over_plain.low, over_plain.high);
-            rows.add_row([(*way).to_owned()].into_iter().chain(figures).chain([between]));
+            rows.add_row([way.clone()].into_iter().chain(figures).chain([between]));
         }
         let mut targets = Table::new();
         targets.load_style(presets::NOTHING);
@@ -123,9 +123,10 @@ impl Report {
         let mut rates = Table::new();
         rates.load_style(presets::NOTHING);
         rates.set_header(["MiB/s of a download", "inspected", "direct", "times"]);
-        for Rate { inspector, inspected, direct, ratio } in &self.rates {
-            let figures =
-                [format!("{inspected:.0}"), format!("{direct:.0}"), format!("{ratio:.1}")];
+        for Rate { inspector, inspected, direct, times } in &self.rates {
+            let Paired { median, low, high } = times;
+            let times = format!("{median:.1} ({low:.1} to {high:.1})");
+            let figures = [format!("{inspected:.0}"), format!("{direct:.0}"), times];
             rates.add_row([(*inspector).to_owned()].into_iter().chain(figures));
         }
         let mut left_out = String::new();
@@ -159,39 +160,45 @@ impl Samples {
     }
 
     fn targets(&self) -> Vec<Target> {
-        let ours = |hook, direct, firewall| Way::Ours { hook, direct, firewall };
-        let marks = [Hook::Xdp, Hook::Tc].map(|hook| ours(hook, true, false));
-        let below = |other| marks.map(|mark| self.over(other, mark));
-        let others =
-            [Way::NftInterval, Way::NftPipapo, Way::Ipset, Way::IptablesRules, Way::IpRules];
-        let below_others = Paired::each(others.into_iter().flat_map(below), f64::min);
-        let below_pipapo = Paired::each(below(Way::NftPipapo), f64::min);
+        let ours = |hook, direct| By::Ours { hook, direct };
+        let hooks = [Hook::Xdp, Hook::Tc];
+        let below =
+            |other: By| hooks.map(|hook| self.over(other.alone(), ours(hook, true).alone()));
+        let others = [By::NftInterval, By::NftPipapo, By::Ipset, By::IptablesRules, By::IpRules];
         let other_traffic = [Hook::Tc, Hook::Xdp, Hook::Redirect]
-            .map(|hook| self.over(ours(hook, false, false), Way::Rule));
-        let other_traffic = Paired::each(other_traffic, f64::max);
-        let redirect = ours(Hook::Redirect, true, false);
-        let times = |way| self.paired(way, redirect, |way, redirect| way / redirect);
-        let behind_firewall = |other| self.over(other, ours(Hook::Xdp, true, true));
+            .map(|hook| self.over(ours(hook, false).alone(), By::Rule.alone()));
+        let redirect = ours(Hook::Redirect, true).alone();
+        let times = |by: By| self.paired(by.alone(), redirect, |way, redirect| way / redirect);
+        let behind_firewall =
+            |other: By| self.over(other.behind_firewall(), ours(Hook::Xdp, true).behind_firewall());
         vec![
             Target::at_least(
                 "mark below every nft, ipset and rule-list way, ns",
                 0.0,
-                below_others,
+                Paired::each(others.into_iter().flat_map(below), f64::min),
             ),
-            Target::at_least("mark below nft pipapo, ns", 100.0, below_pipapo),
+            Target::at_least(
+                "mark below nft pipapo, ns",
+                100.0,
+                Paired::each(below(By::NftPipapo), f64::min),
+            ),
             Target::at_least(
                 "mark below the nft interval set behind the firewall, ns",
                 400.0,
-                behind_firewall(Way::FirewallNftInterval),
+                behind_firewall(By::NftInterval),
             ),
             Target::at_least(
                 "mark below nft pipapo behind the firewall, ns",
                 400.0,
-                behind_firewall(Way::FirewallNftPipapo),
+                behind_firewall(By::NftPipapo),
             ),
-            Target::at_most("other traffic over plain + rule, ns", 20.0, other_traffic),
-            Target::at_least("redirect, times plain", 2.5, times(Way::Plain)),
-            Target::at_least("redirect, times nft pipapo", 4.0, times(Way::NftPipapo)),
+            Target::at_most(
+                "other traffic over plain + rule, ns",
+                20.0,
+                Paired::each(other_traffic, f64::max),
+            ),
+            Target::at_least("redirect, times plain", 2.5, times(By::Plain)),
+            Target::at_least("redirect, times nft pipapo", 4.0, times(By::NftPipapo)),
         ]
     }
 }

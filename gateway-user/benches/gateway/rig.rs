@@ -27,7 +27,7 @@ use tempfile::NamedTempFile;
 use xtask::testbed::{BpfFs, End, Namespace, Offloads, link};
 
 use crate::clock::Clock;
-use crate::way::{DECIDED, Hook, MARK, Way, prefixes};
+use crate::way::{By, DECIDED, Hook, MARK, Way, prefixes};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/breakout365-bench-ebpf"));
 /// Destinations, each of which has its packet in a turn.
@@ -74,7 +74,7 @@ impl Rig {
         gateway.run("ethtool -K lan0 gro on")?;
         let direct = Sink::new(&sink, "in2")?;
         let other = Sink::new(&sink, "in3")?;
-        if matches!(way, Way::WithEgress { .. }) {
+        if matches!(way.by, By::WithEgress { .. }) {
             gateway.enter(way_out)??;
         } else {
             gateway.ip("route add default via 10.0.2.2 table 365")?;
@@ -84,9 +84,9 @@ impl Rig {
         if let Some(hook) = way.hook() {
             gateway.enter(|| publish(hook, &Pins::new(bpffs.pins())))??;
         }
-        let beside = if way == Way::Floor {
+        let beside = if way.by == By::Floor {
             Some(floor(&gateway)?)
-        } else if way == Way::EmptyHooks {
+        } else if way.by == By::EmptyHooks {
             Some(empty_hooks(&gateway)?)
         } else {
             None
@@ -114,11 +114,11 @@ impl Rig {
     /// empty the 256 places of it in time.
     pub(crate) fn turn(&mut self, clock: &Clock) -> Result<f64> {
         // All gateways have their flows in one hash table of the kernel's, and who came last is found first.
-        if self.way.is_behind_firewall() {
+        if self.way.is_behind_firewall {
             establish(self.way, &self.gateway)?;
         }
         let turn = self.until_it_fits(clock);
-        if self.way.is_behind_firewall() {
+        if self.way.is_behind_firewall {
             self.gateway.run("conntrack --flush")?;
         }
         turn

@@ -14,7 +14,15 @@ pub(crate) const DECIDED: u32 = 0x0200_0000;
 
 /// A way to forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Way {
+pub(crate) struct Way {
+    /// What says where a packet goes.
+    pub(crate) by: By,
+    /// Whether conntrack and the rules of a firewall are in the way.
+    pub(crate) is_behind_firewall: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum By {
     Plain,
     PlainAgain,
     Rule,
@@ -23,9 +31,8 @@ pub(crate) enum Way {
     Ours {
         hook: Hook,
         direct: bool,
-        firewall: bool,
     },
-    /// Behind the firewall, with the rules and the nftables table of `[egress]`.
+    /// With the rules and the nftables table of `[egress]`.
     WithEgress {
         direct: bool,
     },
@@ -34,9 +41,6 @@ pub(crate) enum Way {
     Ipset,
     IptablesRules,
     IpRules,
-    Firewall,
-    FirewallNftInterval,
-    FirewallNftPipapo,
 }
 
 /// How ours is attached, and what it does.
@@ -58,141 +62,145 @@ impl Hook {
     }
 }
 
-const fn ours(hook: Hook, direct: bool, firewall: bool) -> Way {
-    Way::Ours { hook, direct, firewall }
+const fn ours(hook: Hook, direct: bool) -> By {
+    By::Ours { hook, direct }
 }
 
-impl Way {
-    pub(crate) const ALL: [Self; 24] = [
-        Self::Plain,
-        Self::PlainAgain,
-        Self::Rule,
-        Self::Floor,
-        Self::EmptyHooks,
-        ours(Hook::Tc, true, false),
-        ours(Hook::Xdp, true, false),
-        ours(Hook::Redirect, true, false),
-        ours(Hook::RedirectByRules, true, false),
-        ours(Hook::Tc, false, false),
-        ours(Hook::Xdp, false, false),
-        ours(Hook::Redirect, false, false),
-        Self::NftInterval,
-        Self::NftPipapo,
-        Self::Ipset,
-        Self::IptablesRules,
-        Self::IpRules,
-        Self::Firewall,
-        Self::FirewallNftInterval,
-        Self::FirewallNftPipapo,
-        ours(Hook::Xdp, true, true),
-        ours(Hook::Redirect, true, true),
-        Self::WithEgress { direct: true },
-        Self::WithEgress { direct: false },
-    ];
+/// Those that are compared without a firewall.
+const ALONE: [By; 17] = [
+    By::Plain,
+    By::PlainAgain,
+    By::Rule,
+    By::Floor,
+    By::EmptyHooks,
+    ours(Hook::Tc, true),
+    ours(Hook::Xdp, true),
+    ours(Hook::Redirect, true),
+    ours(Hook::RedirectByRules, true),
+    ours(Hook::Tc, false),
+    ours(Hook::Xdp, false),
+    ours(Hook::Redirect, false),
+    By::NftInterval,
+    By::NftPipapo,
+    By::Ipset,
+    By::IptablesRules,
+    By::IpRules,
+];
 
-    /// For people and JSON: stable.
-    pub(crate) const fn name(self) -> &'static str {
+/// Those that are compared behind one.
+const BEHIND_FIREWALL: [By; 15] = [
+    By::Plain,
+    By::Rule,
+    ours(Hook::Tc, true),
+    ours(Hook::Xdp, true),
+    ours(Hook::Redirect, true),
+    ours(Hook::Tc, false),
+    ours(Hook::Xdp, false),
+    ours(Hook::Redirect, false),
+    By::WithEgress { direct: true },
+    By::WithEgress { direct: false },
+    By::NftInterval,
+    By::NftPipapo,
+    By::Ipset,
+    By::IptablesRules,
+    By::IpRules,
+];
+
+impl By {
+    pub(crate) const fn alone(self) -> Way {
+        Way { by: self, is_behind_firewall: false }
+    }
+
+    pub(crate) const fn behind_firewall(self) -> Way {
+        Way { by: self, is_behind_firewall: true }
+    }
+
+    const fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
             Self::PlainAgain => "plain, once more (A/A)",
             Self::Rule => "plain + one fwmark rule",
             Self::Floor => "floor: XDP that only sends on",
             Self::EmptyHooks => "plain + one fwmark rule, XDP and tc that do nothing",
-            Self::Ours { hook: Hook::Tc, direct: true, .. } => "ours, tc mark, direct",
-            Self::Ours { hook: Hook::Tc, direct: false, .. } => "ours, tc mark, other traffic",
-            Self::Ours { hook: Hook::Xdp, direct: true, firewall: false } => {
-                "ours, XDP + tc mark, direct"
-            }
-            Self::Ours { hook: Hook::Xdp, direct: true, firewall: true } => {
-                "firewall, ours, XDP + tc mark, direct"
-            }
-            Self::Ours { hook: Hook::Xdp, direct: false, .. } => {
-                "ours, XDP + tc mark, other traffic"
-            }
-            Self::Ours { hook: Hook::Redirect, direct: true, firewall: false } => {
-                "ours, redirect, direct"
-            }
-            Self::Ours { hook: Hook::Redirect, direct: true, firewall: true } => {
-                "firewall, ours, redirect, direct"
-            }
-            Self::Ours { hook: Hook::Redirect, direct: false, .. } => {
-                "ours, redirect, other traffic"
-            }
+            Self::Ours { hook: Hook::Tc, direct: true } => "ours, tc mark, direct",
+            Self::Ours { hook: Hook::Tc, direct: false } => "ours, tc mark, other traffic",
+            Self::Ours { hook: Hook::Xdp, direct: true } => "ours, XDP + tc mark, direct",
+            Self::Ours { hook: Hook::Xdp, direct: false } => "ours, XDP + tc mark, other traffic",
+            Self::Ours { hook: Hook::Redirect, direct: true } => "ours, redirect, direct",
+            Self::Ours { hook: Hook::Redirect, direct: false } => "ours, redirect, other traffic",
             Self::Ours { hook: Hook::RedirectByRules, .. } => "ours, redirect by all rules, direct",
-            Self::WithEgress { direct: true } => "firewall, ours with [egress], direct",
-            Self::WithEgress { direct: false } => "firewall, ours with [egress], other traffic",
+            Self::WithEgress { direct: true } => "ours with [egress], direct",
+            Self::WithEgress { direct: false } => "ours with [egress], other traffic",
             Self::NftInterval => "nft interval set, mark + rules",
             Self::NftPipapo => "nft pipapo, mark + rules",
             Self::Ipset => "ipset, mark + rules",
             Self::IptablesRules => "100 iptables rules, mark + rules",
             Self::IpRules => "100 `ip rule to`",
-            Self::Firewall => "firewall of 50 stateful rules",
-            Self::FirewallNftInterval => "firewall, nft interval set, mark + rules",
-            Self::FirewallNftPipapo => "firewall, nft pipapo, mark + rules",
+        }
+    }
+}
+
+impl Way {
+    /// All of them, in the order of the report.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let alone = ALONE.into_iter().map(By::alone);
+        alone.chain(BEHIND_FIREWALL.into_iter().map(By::behind_firewall))
+    }
+
+    /// For people and JSON: stable.
+    pub(crate) fn name(self) -> String {
+        match (self.is_behind_firewall, self.by) {
+            (false, by) => by.name().to_owned(),
+            (true, By::Plain) => "firewall of 50 stateful rules".to_owned(),
+            (true, by) => format!("firewall, {}", by.name()),
         }
     }
 
     /// Whether its packets are to destinations in the list.
     pub(crate) const fn is_to_list(self) -> bool {
-        !matches!(self, Self::Ours { direct: false, .. } | Self::WithEgress { direct: false })
+        !matches!(self.by, By::Ours { direct: false, .. } | By::WithEgress { direct: false })
     }
 
     /// Whether its packets are to leave by the direct uplink.
     pub(crate) const fn is_direct(self) -> bool {
-        match self {
-            Self::Plain | Self::PlainAgain | Self::Rule | Self::EmptyHooks | Self::Firewall => {
-                false
-            }
-            Self::Ours { direct, .. } | Self::WithEgress { direct } => direct,
-            Self::Floor
-            | Self::NftInterval
-            | Self::NftPipapo
-            | Self::Ipset
-            | Self::IptablesRules
-            | Self::IpRules
-            | Self::FirewallNftInterval
-            | Self::FirewallNftPipapo => true,
+        match self.by {
+            By::Plain | By::PlainAgain | By::Rule | By::EmptyHooks => false,
+            By::Ours { direct, .. } | By::WithEgress { direct } => direct,
+            By::Floor
+            | By::NftInterval
+            | By::NftPipapo
+            | By::Ipset
+            | By::IptablesRules
+            | By::IpRules => true,
         }
-    }
-
-    /// Whether conntrack and the rules of a firewall are in the way.
-    pub(crate) const fn is_behind_firewall(self) -> bool {
-        matches!(
-            self,
-            Self::Firewall
-                | Self::FirewallNftInterval
-                | Self::FirewallNftPipapo
-                | Self::Ours { firewall: true, .. }
-                | Self::WithEgress { .. }
-        )
     }
 
     /// How ours is attached, if it is.
     pub(crate) const fn hook(self) -> Option<Hook> {
-        if let Self::Ours { hook, .. } = self {
+        if let By::Ours { hook, .. } = self.by {
             return Some(hook);
         }
-        if matches!(self, Self::WithEgress { .. }) { Some(Hook::Xdp) } else { None }
+        if matches!(self.by, By::WithEgress { .. }) { Some(Hook::Xdp) } else { None }
     }
 
     /// The connection mark of its flows, which are known before its first packet.
     pub(crate) const fn connection_mark(self) -> u32 {
-        let Self::WithEgress { direct } = self else { return 0 };
+        let By::WithEgress { direct } = self.by else { return 0 };
         if direct { MARK | DECIDED } else { DECIDED }
     }
 
     /// Puts in place what is not ours.
     pub(crate) fn set_up(self, gateway: &Namespace) -> Result<()> {
-        match self {
-            Self::Plain | Self::PlainAgain | Self::Floor => Ok(()),
-            Self::Rule | Self::EmptyHooks => rule(gateway),
-            Self::Ours { firewall, .. } => {
-                rules(gateway)?;
-                if firewall { gateway.nft(&self::firewall()) } else { Ok(()) }
-            }
-            Self::NftInterval => nft_interval(gateway),
-            Self::NftPipapo => nft_pipapo(gateway),
-            Self::Ipset => {
+        if self.is_behind_firewall {
+            gateway.nft(&firewall())?;
+        }
+        match self.by {
+            By::Plain | By::PlainAgain | By::Floor | By::WithEgress { .. } => Ok(()),
+            By::Rule | By::EmptyHooks => rule(gateway),
+            By::Ours { .. } => rules(gateway),
+            By::NftInterval => nft_interval(gateway),
+            By::NftPipapo => nft_pipapo(gateway),
+            By::Ipset => {
                 rules(gateway)?;
                 // ipset is not bound to one namespace by name: it is the one of who asks.
                 gateway.run("ipset create list hash:net")?;
@@ -206,7 +214,7 @@ impl Way {
                     ))
                     .map(drop)
             }
-            Self::IptablesRules => {
+            By::IptablesRules => {
                 rules(gateway)?;
                 for prefix in prefixes()? {
                     gateway.run(&format!(
@@ -216,19 +224,10 @@ impl Way {
                 }
                 Ok(())
             }
-            Self::IpRules => {
+            By::IpRules => {
                 let rules =
                     list(|prefix| format!("rule add to {prefix} lookup 365 priority 366\n"))?;
                 gateway.ip(&rules)
-            }
-            Self::Firewall | Self::WithEgress { .. } => gateway.nft(&firewall()),
-            Self::FirewallNftInterval => {
-                gateway.nft(&firewall())?;
-                nft_interval(gateway)
-            }
-            Self::FirewallNftPipapo => {
-                gateway.nft(&firewall())?;
-                nft_pipapo(gateway)
             }
         }
     }
