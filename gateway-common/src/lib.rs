@@ -4,7 +4,8 @@
 //! Reading order: [`packet`] turns bytes into a [`FlowKey`], [`mod@classify`] looks the key up in a
 //! [`Tables`] and says a [`Decision`], [`decision`] lists every [`Reason`] there is, [`control`] is
 //! what can stop all direct egress at once, [`forward`] is what a packet must be like to leave without
-//! the stack, and [`abi`] pins the layouts that the loader and the BPF programs share.
+//! the stack, [`drawn`] is which packets are looked at twice, and [`abi`] pins the layouts that the loader
+//! and the BPF programs share.
 //!
 //! The crate has no `unsafe`, allocates nothing, and is generic over where bytes and tables come
 //! from, so that what a test on a laptop proves is what runs in the kernel.
@@ -17,6 +18,7 @@ pub mod abi;
 pub mod classify;
 pub mod control;
 pub mod decision;
+pub mod drawn;
 pub mod forward;
 pub mod packet;
 

@@ -62,8 +62,12 @@ fn b365_tc_xdp(ctx: TcContext) -> i32 {
             counters.add(reason as u32, &packet);
             return mark(&ctx, Verdict::Inspect);
         }
-        if packet.length() > MAX_CHECKED || !maps::is_to_be_checked() {
-            counters.add(COUNTER_METADATA_ACCEPTED, &packet);
+        let place = counters.place(&packet);
+        if packet.length() > MAX_CHECKED {
+            place.add(COUNTER_METADATA_ACCEPTED);
+            return mark(&ctx, Verdict::Direct);
+        }
+        if place.takes_unseen() {
             return mark(&ctx, Verdict::Direct);
         }
     }

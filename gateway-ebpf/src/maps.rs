@@ -11,10 +11,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use gateway_common::abi::{
-    BLOCK_ENTRIES, COUNTER_FIRST_GROUP, COUNTER_TRACE_LOST, Counter, FlowId, HOOK_BUCKETS,
-    HookBucket, INDEX_ENTRIES, MAX_WINDOWS, PortSet, Sample, Slot,
+    BLOCK_ENTRIES, COUNTER_FIRST_GROUP, COUNTER_METADATA_ACCEPTED, COUNTER_TRACE_LOST, Counter,
+    FlowId, HOOK_BUCKETS, HookBucket, INDEX_ENTRIES, MAX_WINDOWS, PortSet, Sample, Slot,
 };
-use gateway_common::{Reason, Tables, Word, control, flow_of};
+use gateway_common::{Reason, Tables, Word, control, drawn, flow_of};
 
 use crate::context::Frame;
 
@@ -28,7 +28,8 @@ static MARK_MASK: Global<u32> = Global::new(0);
 /// depends on it out of the program.
 #[unsafe(no_mangle)]
 static SCOPED: Global<u32> = Global::new(0);
-/// tc checks one proposal of XDP in so many; zero is none, and the verifier takes that out, too.
+/// The limit by which tc draws proposals of XDP to check, see [`drawn`]; zero is none, and the verifier takes
+/// that out, too.
 #[unsafe(no_mangle)]
 static SELF_CHECK: Global<u32> = Global::new(0);
 /// Not zero where a support window is open; taken out of the program in the same way.
@@ -141,27 +142,26 @@ static SAMPLES: RingBuf<Sample, { 256 << 10 }> = RingBuf::new();
 /// Why nothing goes direct at this moment, if so.
 #[inline(always)]
 pub(crate) fn refusal() -> Option<Reason> {
-    if under_test() {
-        return None;
-    }
-    let (Some(switch), Some(deadline)) =
-        (control_word(control::SWITCH), control_word(control::DEADLINE))
-    else {
-        return Some(Reason::SwitchedOff);
+    let words = (control_word(control::SWITCH), control_word(control::DEADLINE));
+    let (Some(switch), Some(deadline)) = words else {
+        return unless_under_test(Reason::SwitchedOff);
     };
     // SAFETY: the helper takes nothing and returns a number.
-    control::refusal(switch, deadline, || unsafe { bpf_ktime_get_ns() })
+    control::refusal(switch, deadline, || unsafe { bpf_ktime_get_ns() }).and_then(unless_under_test)
 }
 
 /// As [`refusal`], for a packet whose deadline XDP has just looked at: reading the clock is the dear
 /// part.
 #[inline(always)]
 pub(crate) fn refusal_of_proposal() -> Option<Reason> {
-    if under_test() {
-        return None;
-    }
     let switch = control_word(control::SWITCH).unwrap_or(control::OFF);
-    control::refusal(switch, control::NEVER, || 0)
+    control::refusal(switch, control::NEVER, || 0).and_then(unless_under_test)
+}
+
+/// A generation that is tried out refuses nothing. Asked last: nearly no packet is refused.
+#[inline(always)]
+fn unless_under_test(refusal: Reason) -> Option<Reason> {
+    (!under_test()).then_some(refusal)
 }
 
 #[inline(always)]
@@ -184,21 +184,10 @@ pub(crate) fn windowed() -> bool {
     WINDOWED.load() != 0
 }
 
-/// Whether tc is to check this proposal.
+/// Whether proposals of XDP may be checked: both are of this generation.
 #[inline(always)]
-pub(crate) fn is_to_be_checked() -> bool {
-    is_drawn(SELF_CHECK.load()) && SERVES.get(0).is_some_and(|serves| *serves != 0)
-}
-
-/// One in `one_in`, by chance; never, where that is zero.
-#[inline(always)]
-fn is_drawn(one_in: u32) -> bool {
-    if one_in == 0 {
-        return false;
-    }
-    // SAFETY: the helper takes nothing and returns a number.
-    let random = unsafe { bpf_get_prandom_u32() };
-    random.checked_rem(one_in) == Some(0)
+fn serves() -> bool {
+    SERVES.get(0).is_some_and(|serves| *serves != 0)
 }
 
 /// Whether this packet is drawn for `trace`. While nobody traces this is one look-up.
@@ -206,7 +195,11 @@ fn is_drawn(one_in: u32) -> bool {
 pub(crate) fn is_traced() -> bool {
     match control_word(control::SAMPLE) {
         None | Some(0) => false,
-        Some(one_in) => is_drawn(one_in as u32) && !under_test(),
+        Some(one_in) => {
+            // SAFETY: the helper takes nothing and returns a number.
+            let random = unsafe { bpf_get_prandom_u32() };
+            random.checked_rem(one_in as u32) == Some(0) && !under_test()
+        }
     }
 }
 
@@ -494,18 +487,37 @@ impl Place {
     /// Adds the packet to counter `index`. An index without a counter counts nothing.
     #[inline(always)]
     pub(crate) fn add(self, index: u32) {
+        self.add_if(index, |_| true);
+    }
+
+    /// Adds the packet to the proposals that are taken, unless this one is to be checked before; gives
+    /// whether it did. What is checked and found wrong does not count there, so the next one is checked as
+    /// well.
+    #[inline(always)]
+    pub(crate) fn takes_unseen(self) -> bool {
+        let limit = SELF_CHECK.load();
+        self.add_if(COUNTER_METADATA_ACCEPTED, |taken| !(drawn::is_drawn(taken, limit) && serves()))
+    }
+
+    /// Adds the packet to counter `index`, if that is there and `wanted` by the packets that are in it;
+    /// gives whether it did.
+    #[inline(always)]
+    fn add_if(self, index: u32, wanted: impl FnOnce(u64) -> bool) -> bool {
         let index = self.first.wrapping_add(index);
         let counter = match self.counters {
             Counters::Xdp => COUNT_XDP.get_ptr_mut(index),
             Counters::TcBehindXdp => COUNT_TC_XDP.get_ptr_mut(index),
             Counters::Tc => COUNT_TC.get_ptr_mut(index),
         };
-        if let Some(counter) = counter {
-            // SAFETY: the kernel checked `index`; the slot is this CPU's alone, and neither XDP
-            // nor tc ingress interrupts itself on a CPU.
-            let counter = unsafe { &mut *counter };
-            counter.packets = counter.packets.wrapping_add(1);
-            counter.bytes = counter.bytes.wrapping_add(u64::from(self.length));
+        let Some(counter) = counter else { return false };
+        // SAFETY: the kernel checked `index`; the slot is this CPU's alone, and neither XDP nor tc
+        // ingress interrupts itself on a CPU.
+        let counter = unsafe { &mut *counter };
+        if !wanted(counter.packets) {
+            return false;
         }
+        counter.packets = counter.packets.wrapping_add(1);
+        counter.bytes = counter.bytes.wrapping_add(u64::from(self.length));
+        true
     }
 }

@@ -11,7 +11,7 @@ use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::util::{KernelVersion, nr_cpus};
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{COUNTER_FIRST_GROUP, MAX_FLOWS, MAX_WINDOWS, Slot};
-use gateway_common::control;
+use gateway_common::{control, drawn};
 use ipnet::IpNet;
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
@@ -199,6 +199,7 @@ impl Generation {
             Mode::Mark => setting.mark.value,
             Mode::Shadow => 0,
         };
+        let self_check = drawn::limit(setting.self_check);
         let [uplink_v4, uplink_v6] = setting.redirect.as_ref().map_or([0; 2], Redirect::uplinks);
         let hop_v6 = setting.redirect.as_ref().map_or([0; 8], Redirect::hop_words);
         let (port, port_mac) = setting.redirect.as_ref().map_or((0, [0; 3]), Redirect::first_port);
@@ -209,7 +210,7 @@ impl Generation {
             .override_global("MARK_VALUE", &mark_value, true)
             .override_global("MARK_MASK", &setting.mark.mask, true)
             .override_global("SCOPED", &scoped, true)
-            .override_global("SELF_CHECK", &setting.self_check, true)
+            .override_global("SELF_CHECK", &self_check, true)
             .override_global("WINDOWED", &windows.windowed, true)
             .override_global("WINDOW_END", windows.ends.as_slice(), true)
             .override_global("WINDOW_ID", windows.ids.as_slice(), true)
