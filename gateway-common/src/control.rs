@@ -22,10 +22,13 @@ use crate::Reason;
 pub const WORDS: u32 = 8;
 /// The entry of the kill switch.
 pub const SWITCH: u32 = 0;
-/// The entry of the dead man's switch: nanoseconds of `CLOCK_MONOTONIC`, which is what
-/// `bpf_ktime_get_ns` gives. While a machine sleeps no packet comes and that clock stands still, so
-/// waking up is not a daemon that has gone.
+/// The entry of the dead man's switch: nanoseconds of `CLOCK_MONOTONIC`, less [`COARSENESS`], since it is
+/// compared with a clock that may be that late (`bpf_ktime_get_coarse_ns`). While a machine sleeps no packet
+/// comes and that clock stands still, so waking up is not a daemon that has gone.
 pub const DEADLINE: u32 = 1;
+/// How many nanoseconds the coarse clock may be late: it is read at each tick, which is 10 ms at the slowest
+/// that kernels are built with (`CONFIG_HZ_100`), and once more for one that is under way.
+pub const COARSENESS: u64 = 20_000_000;
 /// The entry that says how many packets there are to one that is drawn for `trace`: at most `u32::MAX`.
 /// It is no switch: nothing about where a packet goes depends on it.
 pub const SAMPLE: u32 = 2;

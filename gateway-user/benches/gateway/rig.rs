@@ -279,7 +279,7 @@ fn publish(hook: Hook, pins: &Pins) -> Result<()> {
         sets: Vec::new(),
         own: Vec::new(),
         self_check: 1000,
-        deadline: None,
+        deadline: Some(Duration::from_hours(24)),
         starts_off: false,
         redirect,
     };
