@@ -129,7 +129,8 @@ impl Control {
     pub fn renew(&mut self, deadline: Option<Duration>) -> Result<(), DatapathError> {
         let until = match deadline {
             None => NEVER,
-            // Never late, and at once where it is at once.
+            // Past by any clock, however late that is.
+            Some(Duration::ZERO) => 0,
             Some(deadline) => self.after(deadline)?.saturating_sub(COARSENESS),
         };
         self.set_deadline(until)

@@ -42,7 +42,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// counts such lines, and what is skipped has not passed.
 pub(crate) fn skip(why: &dyn std::fmt::Display) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
-    std::io::stdout().write_all(format!("test skipped: {name}: {why}\n").as_bytes()).unwrap();
+    // With one thread the harness has begun a line.
+    let line = format!("\ntest skipped: {name}: {why}\n");
+    std::io::stdout().write_all(line.as_bytes()).unwrap();
 }
 
 /// A client beside a gateway that counts by mark what comes in, and drops it.
