@@ -32,10 +32,6 @@ static SCOPED: Global<u32> = Global::new(0);
 /// that out, too.
 #[unsafe(no_mangle)]
 static SELF_CHECK: Global<u32> = Global::new(0);
-/// Not zero where the kernel has the cheap clock (commit d05512618056, 5.11). Where it has not, the verifier
-/// takes the call out before it asks for it.
-#[unsafe(no_mangle)]
-static COARSE_CLOCK: Global<u32> = Global::new(0);
 /// Not zero where a support window is open; taken out of the program in the same way.
 #[unsafe(no_mangle)]
 static WINDOWED: Global<u32> = Global::new(0);
@@ -146,38 +142,27 @@ static SAMPLES: RingBuf<Sample, { 256 << 10 }> = RingBuf::new();
 /// Why nothing goes direct at this moment, if so.
 #[inline(always)]
 pub(crate) fn refusal() -> Option<Reason> {
-    let words = (control_word(control::SWITCH), control_word(control::DEADLINE));
-    let (Some(switch), Some(deadline)) = words else {
-        return unless_under_test(Reason::SwitchedOff);
-    };
-    control::refusal(switch, deadline, now_about).and_then(unless_under_test)
-}
-
-/// The time, [`control::COARSENESS`] late at most: reading the other clock is dearer than all the rest that
-/// makes a packet Direct.
-#[inline(always)]
-fn now_about() -> u64 {
-    if COARSE_CLOCK.load() != 0 {
-        // SAFETY: the helper takes nothing and returns a number.
-        unsafe { bpf_ktime_get_coarse_ns() }
-    } else {
-        // SAFETY: as above.
-        unsafe { bpf_ktime_get_ns() }
+    if under_test() {
+        return None;
     }
+    let (Some(switch), Some(deadline)) =
+        (control_word(control::SWITCH), control_word(control::DEADLINE))
+    else {
+        return Some(Reason::SwitchedOff);
+    };
+    // SAFETY: the helper takes nothing and returns a number.
+    control::refusal(switch, deadline, || unsafe { bpf_ktime_get_ns() })
 }
 
 /// As [`refusal`], for a packet whose deadline XDP has just looked at: reading the clock is the dear
 /// part.
 #[inline(always)]
 pub(crate) fn refusal_of_proposal() -> Option<Reason> {
+    if under_test() {
+        return None;
+    }
     let switch = control_word(control::SWITCH).unwrap_or(control::OFF);
-    control::refusal(switch, control::NEVER, || 0).and_then(unless_under_test)
-}
-
-/// A generation that is tried out refuses nothing. Asked last: nearly no packet is refused.
-#[inline(always)]
-fn unless_under_test(refusal: Reason) -> Option<Reason> {
-    (!under_test()).then_some(refusal)
+    control::refusal(switch, control::NEVER, || 0)
 }
 
 #[inline(always)]
