@@ -7,11 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use xtask::testbed::{
     BpfFs, EchoServers, End, Frame, Namespace, Offloads, Protocol, Wire, ask, link, sweep,
+    wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -122,11 +123,8 @@ fn what_a_killed_process_left_is_swept_with_what_runs_there() {
     let mut left =
         Command::new("ip").args(["netns", "exec", &dead, "sleep", "1000"]).spawn().unwrap();
     // It is there once it has entered, not before.
-    let deadline = Instant::now() + PATIENCE;
     let runs_there = || Command::new("ip").args(["netns", "pids", &dead]).output().unwrap().stdout;
-    while runs_there().is_empty() {
-        assert!(Instant::now() < deadline, "nothing runs in {dead}");
-    }
+    wait_until("it runs there", PATIENCE, || Ok(!runs_there().is_empty())).unwrap();
     sweep().unwrap();
     assert!(!Path::new("/run/netns").join(&dead).exists());
     assert!(!left.wait().unwrap().success());

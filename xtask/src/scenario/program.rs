@@ -5,13 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, io};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::testbed::{Namespace, Process};
+use crate::testbed::{self, Namespace, Process};
 
 /// A program with its files.
 #[derive(Debug)]
@@ -114,15 +113,8 @@ pub(super) fn text_of(log: &Path) -> Result<String> {
 }
 
 /// Waits for something that happens on its own.
-pub(super) fn wait_until(what: &str, mut happened: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !happened()? {
-        if Instant::now() > deadline {
-            bail!("waited in vain until {what}");
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+pub(super) fn wait_until(what: &str, happened: impl FnMut() -> Result<bool>) -> Result<()> {
+    testbed::wait_until(what, PATIENCE, happened)
 }
 
 /// A count once it has not changed for a moment: a flow's last packets come after its answer.

@@ -1,12 +1,12 @@
 //! Veth pairs between two namespaces, with fixed addresses of every layer.
 
-use std::time::{Duration, Instant};
-use std::{fmt, thread};
+use std::fmt;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 
-use super::Namespace;
+use super::{Namespace, wait_until};
 
 /// One end of a veth pair.
 #[derive(Clone, Copy, Debug)]
@@ -81,22 +81,15 @@ impl End<'_> {
     /// The end that is set up first has no carrier until the other one is, and drops what it should send
     /// until a worker of the kernel has noticed (`linkwatch_do_dev`).
     fn wait_until_up(&self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
         let show = format!("ip -oneline link show dev {}", self.interface);
-        while !self.namespace.run(&show)?.contains(" state UP ") {
-            if Instant::now() >= deadline {
-                bail!("it has no carrier after {} s", PATIENCE.as_secs());
-            }
-            thread::sleep(TICK);
-        }
-        Ok(())
+        wait_until("it has a carrier", PATIENCE, || {
+            Ok(self.namespace.run(&show)?.contains(" state UP "))
+        })
     }
 }
 
 /// How long a link may take to come up: far more than it does on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked at meanwhile.
-const TICK: Duration = Duration::from_millis(5);
 
 struct Mac([u8; 6]);
 

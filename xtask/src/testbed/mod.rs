@@ -18,6 +18,7 @@ mod process;
 mod scratch;
 mod servers;
 mod uninterrupted;
+mod wait;
 mod wire;
 
 pub use bpffs::BpfFs;
@@ -30,4 +31,5 @@ pub use process::Process;
 pub use scratch::Scratch;
 pub use servers::{EchoServers, RunningServers, ask, listen_v6};
 pub use uninterrupted::uninterrupted;
+pub use wait::wait_until;
 pub use wire::Wire;
