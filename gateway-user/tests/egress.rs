@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use support::network::{
     DIRECT, EGRESS, Flow, INSPECTED, Network, UPLINK, config, default_routes, join,
 };
-use support::wait_until;
+use support::{SOON, wait_until};
 
 const EXCLUDE: &str =
     "[[policy.exclude]]\nname = \"some\"\nprefixes = [\"40.96.0.0/16\", \"2603:1006::/48\"]\n";
@@ -159,8 +159,7 @@ fn what_somebody_removes_is_put_back_and_said_once() {
         let begin = Instant::now();
         network.gateway(command);
         daemon.wait_for_log("put back", times);
-        // Every ten seconds it looks by itself.
-        assert!(begin.elapsed() < Duration::from_secs(5), "{command}: {:?}", begin.elapsed());
+        assert!(begin.elapsed() < SOON, "{command}: {:?}", begin.elapsed());
         wait_until("it is told", || product.status()["daemon"]["egress"]["put_back"] == times);
         // Handles of nftables go on counting.
         assert_eq!(network.everything()[..4], in_place[..4], "{command}");

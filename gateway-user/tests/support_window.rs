@@ -306,19 +306,21 @@ fn the_kernel_ends_it_in_time_with_the_daemon_alive_killed_and_started_again() {
         let id = case.start("6s", &[])["id"].clone();
         let since = Instant::now();
         assert!(case.is_direct(INSIDE, SET_2), "{what}: {}", daemon.log());
+        let assert_it_ends_in_time = || {
+            let last = last_direct(&case, since);
+            assert!(before.elapsed() >= length && last < length + slack, "{what}: {last:?}");
+        };
         match what {
             "killed" => {
                 daemon.end(Signal::SIGKILL);
                 daemon = case.product.start();
                 daemon.end(Signal::SIGKILL);
-                let last = last_direct(&case, since);
-                assert!(before.elapsed() >= length && last < length + slack, "{what}: {last:?}");
+                assert_it_ends_in_time();
                 daemon = case.product.start();
             }
             "hangs" => {
                 daemon.signal(Signal::SIGSTOP);
-                let last = last_direct(&case, since);
-                assert!(before.elapsed() >= length && last < length + slack, "{what}: {last:?}");
+                assert_it_ends_in_time();
                 daemon.signal(Signal::SIGCONT);
             }
             "started again" => {
@@ -326,12 +328,10 @@ fn the_kernel_ends_it_in_time_with_the_daemon_alive_killed_and_started_again() {
                 daemon.terminate();
                 daemon = case.product.start();
                 case.product.json(&["reload"]);
-                let last = last_direct(&case, since);
-                assert!(before.elapsed() >= length && last < length + slack, "{what}: {last:?}");
+                assert_it_ends_in_time();
             }
             _ => {
-                let last = last_direct(&case, since);
-                assert!(before.elapsed() >= length && last < length + slack, "{what}: {last:?}");
+                assert_it_ends_in_time();
             }
         }
         wait_until("a generation without it serves", || {

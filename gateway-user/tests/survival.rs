@@ -7,13 +7,13 @@ mod support;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use support::download::{Download, LISTED, OTHERS, Origin, assert_they_go_on, way};
 use support::network::{EGRESS, Network, config, default_routes};
 use support::product::{Daemon, Product};
-use support::wait_until;
+use support::{SOON, wait_until};
 use xtask::scenario::TransparentSquid;
 use xtask::testbed::{Owner, Scratch};
 
@@ -196,7 +196,7 @@ fn assert_they_are_reset(downloads: &[Download], since: Instant, what: &str) {
         let (at, how) = download.cuts()[0];
         assert_eq!(how, ErrorKind::ConnectionReset, "{}: {what}", download.to);
         let took = at.duration_since(since);
-        assert!(took < Duration::from_secs(5), "{} is reset after {took:?}: {what}", download.to);
+        assert!(took < SOON, "{} is reset after {took:?}: {what}", download.to);
     }
 }
 

@@ -22,13 +22,11 @@ use support::network::{
     DIRECT, EGRESS, Flow, INSPECTED, Network, UPLINK, config, default_routes, join,
 };
 use support::product::{Daemon, Product};
-use support::wait_until;
+use support::{SOON, wait_until};
 
 /// Probed five times a second, at an address beyond the next hop of each family.
 const HEALTH: &str = "[egress.health]\nprobes = [\"40.96.0.1:443\", \"[2603:1006::1]:443\"]\n\
                       interval = \"200ms\"\ntimeout = \"200ms\"\nfall = 3\nrise = 4\n";
-/// What is heard in less is an answer, and no limit that has run out.
-const SOON: Duration = Duration::from_secs(5);
 /// As [`EGRESS`], with next hops that are learned.
 const LEARNED: &str = "[egress]\ninterface = \"up0\"\ngateway4 = \"auto\"\ngateway6 = \"auto\"\n";
 

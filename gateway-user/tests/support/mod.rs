@@ -38,6 +38,10 @@ pub(crate) const MARK: Mark = Mark { value: 0x0100_0000, mask: 0x0100_0000 };
 /// How long something that happens on its own may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What comes in less is an answer to what was done: no limit that has run out, and not the look that the daemon
+/// takes every ten seconds.
+pub(crate) const SOON: Duration = Duration::from_secs(5);
+
 /// Says why this machine has no room for a test, past the harness that would keep it: `cargo xtask test`
 /// counts such lines, and what is skipped has not passed.
 pub(crate) fn skip(why: &dyn std::fmt::Display) {
