@@ -22,14 +22,18 @@ use crate::Reason;
 pub const WORDS: u32 = 8;
 /// The entry of the kill switch.
 pub const SWITCH: u32 = 0;
-/// The entry of the dead man's switch: nanoseconds of `CLOCK_MONOTONIC`, which is what
-/// `bpf_ktime_get_ns` gives. While a machine sleeps no packet comes and that clock stands still, so
-/// waking up is not a daemon that has gone.
+/// The entry of the dead man's switch: nanoseconds of `CLOCK_MONOTONIC`, less [`COARSENESS`], since it may be
+/// compared with a clock that is so late (`bpf_ktime_get_coarse_ns`). While a machine sleeps no packet
+/// comes and that clock stands still, so waking up is not a daemon that has gone.
 pub const DEADLINE: u32 = 1;
+/// How many nanoseconds the coarse clock may be late. It moves on at each tick, by whole ticks
+/// (`timekeeping_advance`), so what is missing is less than one that is not taken in yet and one that is under
+/// way: 20 ms where ticks are slowest (`CONFIG_HZ_100`), and the rest for a tick that is late itself.
+pub const COARSENESS: u64 = 30_000_000;
 /// The entry that says how many packets there are to one that is drawn for `trace`: at most `u32::MAX`.
 /// It is no switch: nothing about where a packet goes depends on it.
 pub const SAMPLE: u32 = 2;
-/// The entry that says when drawing ends by itself: a clock as for [`DEADLINE`]. The first packet that
+/// The entry that says when drawing ends by itself: nanoseconds of `CLOCK_MONOTONIC`. The first packet that
 /// is drawn after it is not recorded and puts [`SAMPLE`] to zero, so that a tracer may be killed.
 pub const SAMPLE_UNTIL: u32 = 3;
 /// The entry that says the index of the interface that Direct packets of IPv4 may be redirected to. A
@@ -39,8 +43,9 @@ pub const REDIRECT_V4: u32 = 4;
 /// The same for IPv6.
 pub const REDIRECT_V6: u32 = 5;
 
-/// The entry that says until when what is redirected of IPv4 may be looked up in the direct table alone: a
-/// clock as for [`DEADLINE`], so that a daemon that is gone leaves look-ups by all rules. Zero is never.
+/// The entry that says until when what is redirected of IPv4 may be looked up in the direct table alone:
+/// nanoseconds of `CLOCK_MONOTONIC`, compared with the coarse clock, so that a daemon that is gone leaves
+/// look-ups by all rules. Zero is never.
 pub const UNDISPUTED_V4: u32 = 6;
 /// The same for IPv6.
 pub const UNDISPUTED_V6: u32 = 7;

@@ -141,7 +141,7 @@ static SAMPLES: RingBuf<Sample, { 256 << 10 }> = RingBuf::new();
 
 /// Why nothing goes direct at this moment, if so.
 #[inline(always)]
-pub(crate) fn refusal() -> Option<Reason> {
+fn refusal<P: Frame>(packet: &P) -> Option<Reason> {
     if under_test() {
         return None;
     }
@@ -150,8 +150,7 @@ pub(crate) fn refusal() -> Option<Reason> {
     else {
         return Some(Reason::SwitchedOff);
     };
-    // SAFETY: the helper takes nothing and returns a number.
-    control::refusal(switch, deadline, || unsafe { bpf_ktime_get_ns() })
+    control::refusal(switch, deadline, || packet.monotonic())
 }
 
 /// As [`refusal`], for a packet whose deadline XDP has just looked at: reading the clock is the dear
@@ -402,7 +401,7 @@ impl<P: Frame> Tables for GenerationTables<'_, P> {
 
     #[inline(always)]
     fn refusal(&self) -> Option<Reason> {
-        refusal()
+        refusal(self.0)
     }
 }
 

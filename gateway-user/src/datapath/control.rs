@@ -11,7 +11,7 @@ use std::time::Duration;
 use aya::maps::{Array, Map, MapData};
 use gateway_common::Reason;
 use gateway_common::control::{
-    DEADLINE, NEVER, OFF, ON, REDIRECT_V4, REDIRECT_V6, SAMPLE, SAMPLE_UNTIL, SWITCH,
+    COARSENESS, DEADLINE, NEVER, OFF, ON, REDIRECT_V4, REDIRECT_V6, SAMPLE, SAMPLE_UNTIL, SWITCH,
     UNDISPUTED_V4, UNDISPUTED_V6, WORDS, refusal,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -121,7 +121,7 @@ impl Control {
         self.set(SWITCH, if on { ON } else { OFF })
     }
 
-    /// Moves the deadline to `deadline` from now; `None` is without end.
+    /// Moves the deadline to `deadline` from now, or a few milliseconds before; `None` is without end.
     ///
     /// # Errors
     ///
@@ -129,7 +129,9 @@ impl Control {
     pub fn renew(&mut self, deadline: Option<Duration>) -> Result<(), DatapathError> {
         let until = match deadline {
             None => NEVER,
-            Some(deadline) => self.after(deadline)?,
+            // Past by any clock, however late that is.
+            Some(Duration::ZERO) => 0,
+            Some(deadline) => self.after(deadline)?.saturating_sub(COARSENESS),
         };
         self.set_deadline(until)
     }
