@@ -8,9 +8,8 @@ use aya_ebpf::{
     EbpfContext,
     bindings::BPF_FIB_LOOKUP_DIRECT,
     helpers::{
-        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
-        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len,
-        bpf_xdp_load_bytes,
+        bpf_fib_lookup, bpf_redirect, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
+        bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
     },
     programs::{TcContext, XdpContext},
 };
@@ -44,14 +43,6 @@ pub(crate) trait Frame: Sized {
     /// Its flow of the support window `window`.
     fn flow_whole(&self, window: u32) -> Option<FlowId>;
 
-    /// The time, `CLOCK_MONOTONIC` in nanoseconds, at most [`COARSENESS`](gateway_common::control::COARSENESS)
-    /// late.
-    #[inline(always)]
-    fn monotonic(&self) -> u64 {
-        // SAFETY: the helper takes nothing and returns a number.
-        unsafe { bpf_ktime_get_ns() }
-    }
-
     /// Length of the whole frame in bytes.
     fn length(&self) -> u32;
 
@@ -60,6 +51,9 @@ pub(crate) trait Frame: Sized {
 
     /// The first bytes of the frame, and how many these are; behind them are zeros.
     fn head(&self) -> ([u8; HEAD_BYTES], u32);
+
+    /// The kernel's context.
+    fn raw(&self) -> *mut c_void;
 
     /// The context that log records are made from.
     #[cfg(feature = "packet-log")]
@@ -206,6 +200,11 @@ impl Frame for XdpPacket<'_> {
         self.part().head()
     }
 
+    #[inline(always)]
+    fn raw(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+
     #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
         self.0
@@ -265,6 +264,11 @@ impl Frame for AskedPacket<'_> {
         self.part().head()
     }
 
+    #[inline(always)]
+    fn raw(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+
     #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
         self.0
@@ -309,14 +313,6 @@ impl Frame for XdpFragsPacket<'_> {
         flow_of(self, window)
     }
 
-    /// Asking the hardware would be dearer than all the rest that makes a packet Direct. Kernels that have
-    /// this program have the cheap clock (commit d05512618056, 5.11).
-    #[inline(always)]
-    fn monotonic(&self) -> u64 {
-        // SAFETY: the helper takes nothing and returns a number.
-        unsafe { bpf_ktime_get_coarse_ns() }
-    }
-
     #[inline(always)]
     fn length(&self) -> u32 {
         self.length
@@ -333,6 +329,11 @@ impl Frame for XdpFragsPacket<'_> {
             // SAFETY: `to` is writable for `length` bytes; the helper fails past the packet's end.
             unsafe { bpf_xdp_load_bytes(self.ctx.ctx, 0, to, length) }
         })
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut c_void {
+        self.ctx.as_ptr()
     }
 
     #[cfg(feature = "packet-log")]
@@ -399,6 +400,11 @@ impl Frame for SkbPacket<'_> {
             // SAFETY: `to` is writable for `length` bytes; the helper fails past the packet's end.
             unsafe { bpf_skb_load_bytes(self.0.as_ptr(), 0, to, length) }
         })
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut c_void {
+        self.0.as_ptr()
     }
 
     #[cfg(feature = "packet-log")]
@@ -506,6 +512,11 @@ impl Frame for IpPacket<'_> {
             return ([0; HEAD_BYTES], 0);
         }
         (head, length.wrapping_add(ETHERNET_HEADER))
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut c_void {
+        self.0.as_ptr()
     }
 
     #[cfg(feature = "packet-log")]

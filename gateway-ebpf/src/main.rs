@@ -18,9 +18,11 @@
     reason = "lengths of packets fit u32; the loader writes and reads back 16-bit port set ids"
 )]
 
+mod apart;
 mod context;
 mod maps;
 
+use apart::{Kept, Windowed};
 use aya_ebpf::{
     bindings::{
         TC_ACT_UNSPEC,
@@ -32,9 +34,9 @@ use aya_ebpf::{
 use context::{AskedPacket, Frame, IpPacket, SkbPacket, XdpFragsPacket, XdpPacket};
 use gateway_common::abi::{
     self, COUNTER_METADATA_ACCEPTED, COUNTER_METADATA_UNSUPPORTED, COUNTER_REDIRECTED,
-    COUNTER_SELF_CHECKED, COUNTER_SELF_DISAGREED, Sample,
+    COUNTER_SELF_CHECKED, COUNTER_SELF_DISAGREED,
 };
-use gateway_common::{Decision, PacketBytes as _, Reason, Verdict};
+use gateway_common::{Reason, Verdict};
 use maps::{Counters, GenerationTables, Place};
 
 /// XDP for packets of one buffer.
@@ -98,14 +100,14 @@ const MAX_CHECKED: u32 = 0xffff;
 fn b365_tc(ctx: TcContext) -> i32 {
     // Metadata here is not of our XDP program, whatever it says.
     let packet = SkbPacket(&ctx);
-    mark(&ctx, classify_and_count(&packet, Counters::Tc.place(&packet), Sample::TC))
+    mark(&ctx, classify_and_count(&packet, Counters::Tc.place(&packet)))
 }
 
 /// tc on an interface whose packets begin with their IP header.
 #[classifier]
 fn b365_tc_ip(ctx: TcContext) -> i32 {
     let packet = IpPacket(&ctx);
-    mark(&ctx, classify_and_count(&packet, Counters::Tc.place(&packet), Sample::TC))
+    mark(&ctx, classify_and_count(&packet, Counters::Tc.place(&packet)))
 }
 
 /// Answers with the counter that a packet would be counted under, and counts nothing. Never
@@ -116,76 +118,40 @@ fn b365_explain(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn classify_and_count<P: Frame>(packet: &P, place: Place, hook: u32) -> Verdict {
+fn classify_and_count<P: Kept>(packet: &P, place: Place) -> Verdict {
     let counter = classify(packet);
     place.add(counter);
     maps::count_flow(packet, counter);
     log_decision(packet, counter);
     if maps::is_traced() {
-        trace(packet, place.counters, counter, hook);
+        packet.trace(counter);
     }
     abi::verdict_of(counter)
-}
-
-/// Puts a packet that was drawn into the ring buffer.
-#[inline(never)]
-fn trace<P: Frame>(packet: &P, counters: Counters, counter: u32, hook: u32) {
-    maps::record(counters, packet, |time| {
-        let (head, head_length) = packet.head();
-        Sample {
-            time,
-            ingress: packet.ingress(),
-            counter,
-            length: packet.length(),
-            hook,
-            tags_taken_off: packet.part().tags_taken_off() as u32,
-            head_length,
-            head,
-        }
-    });
 }
 
 /// [`gateway_common::classify()`], as the counter of its decision, but for packets that are not all
 /// in one piece: those are read directly as far as that goes, which is nearly always far enough,
 /// and only else by a helper.
 #[inline(always)]
-fn classify<P: Frame>(packet: &P) -> u32 {
+fn classify<P: Windowed>(packet: &P) -> u32 {
     let decision = gateway_common::by_policy(&packet.part(), &GenerationTables(packet));
     if decision.reason() == Reason::Truncated {
         let counter = packet.classify_whole();
         if maps::windowed() && abi::is_left_to_windows(counter) {
-            return classify_whole_by_window(packet, counter);
+            return packet.classify_whole_by_window(counter);
         }
         return counter;
     }
     let counter = decision.counter();
     if maps::windowed() && abi::is_left_to_windows(counter) {
-        return classify_by_window(&packet.part(), &GenerationTables(packet), counter);
+        return packet.classify_by_window(counter);
     }
     counter
 }
 
-/// [`gateway_common::support`]. A function of its own: a program has 512 bytes of stack, and one
-/// without windows is not to have any of this. It takes the pointers into the packet, since a compiler
-/// that hands them over by itself cuts them to 32 bits, which the verifier refuses.
-#[inline(never)]
-fn classify_by_window<P: Frame>(
-    packet: &P::Part,
-    tables: &GenerationTables<'_, P>,
-    counter: u32,
-) -> u32 {
-    gateway_common::by_window(packet, tables).map_or(counter, Decision::counter)
-}
-
-/// The same for packets that are not all in one piece.
-#[inline(never)]
-fn classify_whole_by_window<P: Frame>(packet: &P, counter: u32) -> u32 {
-    packet.by_window_whole().map_or(counter, Decision::counter)
-}
-
 #[inline(always)]
-fn propose<P: Frame>(ctx: &XdpContext, packet: &P) -> u32 {
-    match classify_and_count(packet, Counters::Xdp.place(packet), Sample::XDP) {
+fn propose<P: Kept>(ctx: &XdpContext, packet: &P) -> u32 {
+    match classify_and_count(packet, Counters::Xdp.place(packet)) {
         Verdict::Direct => propose_direct(ctx, packet),
         Verdict::Inspect => {}
     }
@@ -203,7 +169,7 @@ fn propose_direct<P: Frame>(ctx: &XdpContext, packet: &P) {
 #[inline(always)]
 fn redirect_or_propose(ctx: &XdpContext, packet: &XdpFragsPacket<'_>) -> u32 {
     let place = Counters::Xdp.place(packet);
-    match classify_and_count(packet, place, Sample::XDP) {
+    match classify_and_count(packet, place) {
         Verdict::Direct => {}
         Verdict::Inspect => return XDP_PASS,
     }
@@ -217,7 +183,7 @@ fn redirect_or_propose(ctx: &XdpContext, packet: &XdpFragsPacket<'_>) -> u32 {
 }
 
 /// Sends a Direct packet to the uplink, and gives the counter of what came of it. A function of its own
-/// for its stack, as [`classify_by_window`] is.
+/// for its stack: a program has 512 bytes of it.
 #[inline(never)]
 fn redirect(packet: &XdpFragsPacket<'_>) -> u32 {
     match context::redirect(packet) {

@@ -16,6 +16,7 @@ use gateway_common::abi::{
 };
 use gateway_common::{Reason, Tables, Word, control, drawn, flow_of};
 
+use crate::apart::Kept;
 use crate::context::Frame;
 
 // Constants, written into `.rodata` before load: names are part of the loader's contract.
@@ -32,6 +33,10 @@ static SCOPED: Global<u32> = Global::new(0);
 /// that out, too.
 #[unsafe(no_mangle)]
 static SELF_CHECK: Global<u32> = Global::new(0);
+/// Not zero where the kernel has the cheap clock (commit d05512618056, 5.11). Where it has not, the verifier
+/// takes the call out before it asks for it.
+#[unsafe(no_mangle)]
+static COARSE_CLOCK: Global<u32> = Global::new(0);
 /// Not zero where a support window is open; taken out of the program in the same way.
 #[unsafe(no_mangle)]
 static WINDOWED: Global<u32> = Global::new(0);
@@ -141,7 +146,7 @@ static SAMPLES: RingBuf<Sample, { 256 << 10 }> = RingBuf::new();
 
 /// Why nothing goes direct at this moment, if so.
 #[inline(always)]
-fn refusal<P: Frame>(packet: &P) -> Option<Reason> {
+fn refusal() -> Option<Reason> {
     if under_test() {
         return None;
     }
@@ -150,7 +155,20 @@ fn refusal<P: Frame>(packet: &P) -> Option<Reason> {
     else {
         return Some(Reason::SwitchedOff);
     };
-    control::refusal(switch, deadline, || packet.monotonic())
+    control::refusal(switch, deadline, now_about)
+}
+
+/// The time, [`control::COARSENESS`] late at most: reading the other clock is dearer than all the rest that
+/// makes a packet Direct.
+#[inline(always)]
+fn now_about() -> u64 {
+    if COARSE_CLOCK.load() != 0 {
+        // SAFETY: the helper takes nothing and returns a number.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_ktime_get_ns() }
+    }
 }
 
 /// As [`refusal`], for a packet whose deadline XDP has just looked at: reading the clock is the dear
@@ -401,33 +419,33 @@ impl<P: Frame> Tables for GenerationTables<'_, P> {
 
     #[inline(always)]
     fn refusal(&self) -> Option<Reason> {
-        refusal(self.0)
+        refusal()
     }
 }
 
 /// Counts the flow of a packet that was counted at `counter`, once, where that is a window's doing.
 #[inline(always)]
-pub(crate) fn count_flow<P: Frame>(packet: &P, counter: u32) {
+pub(crate) fn count_flow<P: Kept>(packet: &P, counter: u32) {
     if !windowed() {
         return;
     }
     let first = SUPPORT_FIRST.load().wrapping_add(COUNTER_FIRST_GROUP);
     if let Some(place) = counter.checked_sub(first) {
-        count_flow_at(&packet.part(), packet, place);
+        packet.count_flow(place);
     }
 }
 
-/// A function of its own: programs have 512 bytes of stack, and its key needs some of them.
-#[inline(never)]
+/// The same by the place of its set and window.
+#[inline(always)]
 #[expect(
     clippy::needless_borrows_for_generic_args,
     reason = "by value the key would be on the stack once more"
 )]
-fn count_flow_at<P: Frame>(part: &P::Part, packet: &P, place: u32) {
+pub(crate) fn count_flow_at<P: Frame>(packet: &P, place: u32) {
     let Some(slot) = place.checked_div(SUPPORT_GROUPS.load()) else { return };
     let Some(window) = WINDOW_ID.get(slot as usize) else { return };
     let window = window.load();
-    let flow = flow_of(part, window).or_else(|| packet.flow_whole(window));
+    let flow = flow_of(&packet.part(), window).or_else(|| packet.flow_whole(window));
     let Some(flow) = flow else { return };
     if under_test() || FLOWS.get_ptr(&flow).is_some() {
         return;

@@ -57,20 +57,37 @@ fn with_windows_every_program_agrees_with_the_oracle() {
 fn with_windows_and_redirecting_the_programs_fit_the_stack_and_agree_with_the_oracle() {
     let table = table(sources(&["10.1.0.0/24"]), &[window(1, &["10.1.0.0/16"], WindowSets::all())]);
     for (ipv4, ipv6) in [(true, true), (true, false), (false, true)] {
-        // Where packets of the self-test come in by; no route leads there.
-        let redirect = Redirect {
-            name: "lo".into(),
-            uplink: 1,
-            mac: [0; 6],
-            ipv4,
-            ipv6,
-            hop6: None,
-            table: 365,
-            ports: [].into(),
-        };
-        let setting = Setting { redirect: Some(redirect), ..MARK.into() };
-        let mut generation = Generation::load(&table, setting).unwrap();
+        let mut generation = Generation::load(&table, redirecting(ipv4, ipv6)).unwrap();
         assert!(self_test(&mut generation, &table).unwrap().direct > 0);
+    }
+}
+
+fn redirecting(ipv4: bool, ipv6: bool) -> Setting {
+    // Where packets of the self-test come in by; no route leads there.
+    let redirect = Redirect {
+        name: "lo".into(),
+        uplink: 1,
+        mac: [0; 6],
+        ipv4,
+        ipv6,
+        hop6: None,
+        table: 365,
+        ports: [].into(),
+    };
+    Setting { redirect: Some(redirect), ..MARK.into() }
+}
+
+/// A verifier gives up at a million, and each kernel's walks otherwise.
+#[test]
+fn with_all_that_makes_them_long_programs_are_a_tenth_of_what_a_verifier_walks() {
+    let windows: Vec<OpenWindow> =
+        (1..=8).map(|id| window(id, &["10.1.0.0/16", "fd00:1::/32"], WindowSets::all())).collect();
+    let table = table(sources(&["10.1.0.0/24", "fd00::/16"]), &windows);
+    let generation = Generation::load(&table, redirecting(true, true)).unwrap();
+    let lengths = generation.verified_instructions();
+    println!("{lengths:?}");
+    for (program, length) in lengths {
+        assert!(length.unwrap() < 100_000, "{program}: {length:?} verified instructions");
     }
 }
 

@@ -200,6 +200,11 @@ impl Generation {
             Mode::Shadow => 0,
         };
         let self_check = drawn::limit(setting.self_check);
+        let is_since = |major, minor| {
+            KernelVersion::current()
+                .is_ok_and(|kernel| kernel >= KernelVersion::new(major, minor, 0))
+        };
+        let coarse_clock = u32::from(is_since(5, 11));
         let [uplink_v4, uplink_v6] = setting.redirect.as_ref().map_or([0; 2], Redirect::uplinks);
         let hop_v6 = setting.redirect.as_ref().map_or([0; 8], Redirect::hop_words);
         let (port, port_mac) = setting.redirect.as_ref().map_or((0, [0; 3]), Redirect::first_port);
@@ -211,6 +216,7 @@ impl Generation {
             .override_global("MARK_MASK", &setting.mark.mask, true)
             .override_global("SCOPED", &scoped, true)
             .override_global("SELF_CHECK", &self_check, true)
+            .override_global("COARSE_CLOCK", &coarse_clock, true)
             .override_global("WINDOWED", &windows.windowed, true)
             .override_global("WINDOW_END", windows.ends.as_slice(), true)
             .override_global("WINDOW_ID", windows.ids.as_slice(), true)
@@ -249,10 +255,8 @@ impl Generation {
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| load("maps", chain(&error)))?;
         // XDP on packets of several buffers: kernel commit c2f2cdbeffda (5.18).
-        let frags =
-            KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, 18, 0));
         let mut programs = setting.programs.clone();
-        if !frags && programs.remove(&Program::XdpFrags) {
+        if !is_since(5, 18) && programs.remove(&Program::XdpFrags) {
             programs.insert(Program::Xdp);
         }
         for program in &programs {
