@@ -1,10 +1,6 @@
 //! A day of a gateway, compressed: whatever happens, what others have put there is byte for byte as it
 //! was, after each event and after `down`. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::cell::RefCell;
 
 use aya::programs::tc::SchedClassifierLink;
@@ -12,11 +8,12 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{LinkOrder, TcAttachType, XdpMode};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use support::foreign::{Foreign, tcx_programs, xdp_program};
-use support::network::{DIRECT, EGRESS, INSPECTED, Network, UPLINK, default_routes, join};
-use support::product::Daemon;
-use support::stage::{FIRST, SECOND, Stage, THIRD, serving};
-use support::{LAN, wait_until};
+
+use crate::support::foreign::{Foreign, tcx_programs, xdp_program};
+use crate::support::network::{DIRECT, EGRESS, INSPECTED, Network, UPLINK, default_routes, join};
+use crate::support::product::Daemon;
+use crate::support::stage::{FIRST, SECOND, Stage, THIRD, serving};
+use crate::support::{LAN, wait_until};
 
 /// What others may have in nftables: a firewall, a mangle chain, NAT, early drops, sets and counters.
 const RULES: &str = r#"

@@ -1,7 +1,5 @@
 //! The compiled table says of every packet what a linear walk over all rules says.
 
-#![expect(clippy::unwrap_used, reason = "a test's inputs are its own")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};

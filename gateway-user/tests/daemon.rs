@@ -1,10 +1,7 @@
 //! The binary as operators meet it: the daemon holds, follows and leaves as it promises, and what
 //! it cannot do it refuses in one line with its exit code. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 #![expect(clippy::float_cmp, reason = "flags are whole")]
-
-mod support;
 
 use std::fs;
 
@@ -12,10 +9,13 @@ use aya::programs::XdpMode;
 use gateway_user::datapath::{HookRequest, TcCarrier, XdpRequest};
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
-use support::foreign::{Foreign, tcx_programs, xdp_program};
-use support::product::{Product, with_hook};
-use support::scrape::{metrics, samples, start};
-use support::{CLIENT, DIRECT, LAN, Marked, Sender, Site, one_table, traffic, wait_until};
+
+use crate::support::foreign::{Foreign, tcx_programs, xdp_program};
+use crate::support::product::{Product, with_hook};
+use crate::support::scrape::{metrics, samples, start};
+use crate::support::{
+    self, CLIENT, DIRECT, LAN, Marked, Sender, Site, one_table, traffic, wait_until,
+};
 
 fn count<T>(items: &[T]) -> u64 {
     u64::try_from(items.len()).unwrap()

@@ -1,10 +1,6 @@
 //! The doctor finds what is in the way on a real gateway, names it, and is silent where all is well.
 //! Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
@@ -13,10 +9,11 @@ use aya::programs::LinkOrder;
 use aya::programs::tc::{TcAttachType, qdisc_add_clsact};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::foreign::{Foreign, tcx_programs};
-use support::product::{Product, with_hook};
-use support::{LAN, Site, skip, wait_until};
 use xtask::testbed::{End, Namespace, Offloads, link};
+
+use crate::support::foreign::{Foreign, tcx_programs};
+use crate::support::product::{Product, with_hook};
+use crate::support::{self, LAN, Site, skip, wait_until};
 
 const UPLINK: &str = "up0";
 const EGRESS: &str =

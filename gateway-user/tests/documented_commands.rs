@@ -1,20 +1,14 @@
 //! Every command that the papers show is typed on a gateway, and does what they say. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-#[expect(dead_code, reason = "one capture of the simplest kind is enough here")]
-mod captures;
-mod documented;
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use clap::CommandFactory as _;
-use documented::gateway::{Before, Gateway, RUN, Said};
-use documented::rows::{Outcome, PLACEHOLDERS, ROWS};
 use gateway_user::cli::Cli;
+
+use crate::documented::gateway::{Before, Gateway, RUN, Said};
+use crate::documented::rows::{Outcome, PLACEHOLDERS, ROWS};
 
 fn verbs() -> BTreeSet<String> {
     Cli::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect()

@@ -1,19 +1,16 @@
 //! The way out: direct traffic leaves by the uplink, everything else by the main table, flows keep
 //! their way, and what is not ours stays as it is. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
-use support::network::{
+
+use crate::support::network::{
     DIRECT, EGRESS, Flow, INSPECTED, Network, UPLINK, config, default_routes, join,
 };
-use support::{SOON, wait_until};
+use crate::support::{SOON, wait_until};
 
 const EXCLUDE: &str =
     "[[policy.exclude]]\nname = \"some\"\nprefixes = [\"40.96.0.0/16\", \"2603:1006::/48\"]\n";

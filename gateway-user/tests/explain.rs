@@ -1,10 +1,6 @@
 //! The loaded programs, asked about any address, answer as the oracle does and name the sets that
 //! the feed lists. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,9 +9,10 @@ use gateway_user::datapath::{Answer, DatapathError, Loaded, Pins, Probe, bring_u
 use gateway_user::feed::{self, Category};
 use gateway_user::policy::{Compiled, Exclude, OwnInclude, Policy, Sources, compile};
 use ipnet::IpNet;
-use support::product::{Product, with_hook};
-use support::{LAN, Site};
 use xtask::testbed::BpfFs;
+
+use crate::support::product::{Product, with_hook};
+use crate::support::{self, LAN, Site};
 
 /// Everything of the embedded feed that has a prefix and may go direct unnamed.
 fn compiled() -> Compiled {

@@ -1,10 +1,6 @@
 //! Every export is loaded by the program it is for, and that program then decides as the table
 //! does: holes, near misses and hostile feeds included. Needs root, and the programs.
 
-#![expect(clippy::unwrap_used, reason = "a test's inputs are its own")]
-
-mod consumers;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::process::{Command, Output};
@@ -18,7 +14,8 @@ use gateway_user::policy::{Compiled, Exclude, OwnInclude, Policy, Rule, Table, c
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use consumers::{Bird, Ipset, Nft, Pac, Squid};
+use crate::consumers;
+use crate::consumers::{Bird, Ipset, Nft, Pac, Squid};
 
 const FORMATS: [Format; 7] = [
     Format::Cidr,

@@ -1,11 +1,8 @@
 //! Needs root. The exporter tells Prometheus what the daemon has counted, exactly and never less
 //! than before, and nothing at all that it does not know.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 #![expect(clippy::float_cmp, reason = "counters are whole")]
 #![expect(clippy::cast_precision_loss, reason = "tests count to thousands")]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,9 +18,11 @@ use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use support::product::{Product, with_hook};
-use support::scrape::{Answer, EXPORTER, exchange, get, metrics, samples, start, sum};
-use support::{CLIENT, DIRECT, INSPECTED, LAN, OTHER_ONLY, Sender, Site, frame, traffic};
+use crate::support::product::{Product, with_hook};
+use crate::support::scrape::{Answer, EXPORTER, exchange, get, metrics, samples, start, sum};
+use crate::support::{
+    self, CLIENT, DIRECT, INSPECTED, LAN, OTHER_ONLY, Sender, Site, frame, traffic,
+};
 
 const PACKETS: &str = "breakout365_packets_total";
 

@@ -1,7 +1,5 @@
 //! A feed is either understood in full or refused as a whole, with its place.
 
-#![expect(clippy::unwrap_used, reason = "a test's inputs are its own")]
-
 use std::collections::BTreeSet;
 
 use gateway_user::feed::{self, Category, Snapshot, parse};

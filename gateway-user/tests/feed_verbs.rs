@@ -1,17 +1,14 @@
 //! `feed fetch` and `feed diff` of the real binary: what came, what changes, and nothing else.
 
-#![expect(clippy::unwrap_used, reason = "a test's inputs are its own")]
-
-mod support;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use gateway_user::feed;
 use serde_json::{Value, json};
-use support::web_service::{Answer, Certificate, Script, WebService};
 use tempfile::TempDir;
+
+use crate::support::web_service::{Answer, Certificate, Script, WebService};
 
 fn breakout365(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_breakout365")).args(arguments).output().unwrap()

@@ -1,10 +1,6 @@
 //! From Microsoft's list of 2021 to that of 2026 in one step: held by name, shown, accepted, and
 //! published under traffic without a packet that neither list would decide so. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,9 +9,10 @@ use gateway_user::exit::Exit;
 use gateway_user::feed::{self, Snapshot};
 use gateway_user::policy::{Policy, Table, compile};
 use ipnet::IpNet;
-use support::product::{Product, with_hook};
-use support::{CLIENT, LAN, Marked, Sender, Site, wait_until};
 use xtask::testbed::Frame;
+
+use crate::support::product::{Product, with_hook};
+use crate::support::{CLIENT, LAN, Marked, Sender, Site, wait_until};
 
 const OLD: &str = include_str!("fixtures/worldwide-2021.json");
 const NEW: &str = include_str!("../src/feed/worldwide-2026073100.json");

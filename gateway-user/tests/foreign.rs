@@ -1,16 +1,13 @@
 //! Programs of somebody else on our interfaces are neither removed nor hidden. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use aya::programs::{LinkOrder, XdpMode};
 use gateway_common::Reason;
 use gateway_common::abi::Metadata;
 use gateway_user::datapath::XdpRequest;
-use support::foreign::{Foreign, tcx_programs, xdp_program};
-use support::product::Product;
-use support::{CLIENT, DIRECT, LAN, Site, one_table, traffic};
+
+use crate::support::foreign::{Foreign, tcx_programs, xdp_program};
+use crate::support::product::Product;
+use crate::support::{self, CLIENT, DIRECT, LAN, Site, one_table, traffic};
 
 /// The foreign program saw every packet that was sent, and perhaps what the client's kernel says
 /// by itself (neighbour discovery, group reports).

@@ -1,8 +1,6 @@
 //! Needs root. The gateway's own addresses and connected networks are read from the namespace it
 //! runs in, and nothing that is there anyway.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
 use std::collections::BTreeSet;
 
 use gateway_user::plan::GatewayNetworks;

@@ -1,10 +1,6 @@
 //! Whatever goes wrong on the way to a new generation, the old one goes on serving, and nothing of
 //! the new one is left. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 
 use aya::programs::XdpMode;
@@ -12,10 +8,11 @@ use gateway_user::datapath::{
     DatapathError, HookRequest, Loaded, Lock, Manifest, Step, TcCarrier, XdpRequest, attached,
 };
 use gateway_user::policy::Table;
-use support::foreign::{Foreign, tcx_programs, xdp_program};
-use support::{
-    CLIENT, DIRECT, LAN, Marked, OTHER_ONLY, Sender, Site, decided, frame, one_table, other_table,
-    traffic, wait_until,
+
+use crate::support::foreign::{Foreign, tcx_programs, xdp_program};
+use crate::support::{
+    self, CLIENT, DIRECT, LAN, Marked, OTHER_ONLY, Sender, Site, decided, frame, one_table,
+    other_table, traffic, wait_until,
 };
 
 /// Steps that can be called off, as a test asks for them.

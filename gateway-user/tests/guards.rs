@@ -1,7 +1,5 @@
 //! What a feed must not bring about is refused by the guard for it, and nothing else is.
 
-#![expect(clippy::unwrap_used, reason = "a test's inputs are its own")]
-
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 

@@ -1,14 +1,11 @@
 //! Whatever way an interface is attached, real packets are marked as the table says, and taking
 //! it back leaves what was there before. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use aya::programs::TcAttachType;
 use gateway_user::datapath::{HookRequest, TcCarrier, XdpRequest, attached};
-use support::foreign::Foreign;
-use support::{CLIENT, DIRECT, LAN, MARK, Site, one_table, other_table, traffic};
+
+use crate::support::foreign::Foreign;
+use crate::support::{self, CLIENT, DIRECT, LAN, MARK, Site, one_table, other_table, traffic};
 
 /// How the only interface is attached: XDP, tc.
 fn carriers(site: &Site) -> (Option<&'static str>, Option<&'static str>) {

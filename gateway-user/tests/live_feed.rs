@@ -1,20 +1,19 @@
 //! The daemon in step with a web service: good versions serve, bad answers and refused plans leave
 //! the last good one at work, and a person sees why and decides. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 
 use gateway_common::Transport;
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::product::Product;
-use support::stage::{ADDED, ALWAYS, FIRST, SECOND, Stage, THIRD, base, list, more, serving};
-use support::web_service::{Answer, Script};
-use support::{CLIENT, LAN, Marked, Site, frame, wait_until};
+
+use crate::support::product::Product;
+use crate::support::stage::{
+    ADDED, ALWAYS, FIRST, SECOND, Stage, THIRD, base, list, more, serving,
+};
+use crate::support::web_service::{Answer, Script};
+use crate::support::{self, CLIENT, LAN, Marked, Site, frame, wait_until};
 
 #[test]
 fn each_version_is_fetched_once_and_serves_before_it_is_kept() {

@@ -1,7 +1,5 @@
 //! What is written about series is what there is: reference, alerts, dashboard.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;

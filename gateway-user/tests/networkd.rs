@@ -1,17 +1,14 @@
 //! systemd-networkd removes our rules and routes, and leaves them where it has the exported drop-in.
 //! Needs root, systemd-networkd and dbus-daemon, which run in a network and with a `/run` of their own.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use support::product::{Product, with_hook};
-use support::{CLIENT, LAN, Site};
 use xtask::testbed::{BpfFs, End, Namespace, Offloads, link};
+
+use crate::support::product::{Product, with_hook};
+use crate::support::{CLIENT, LAN, Site};
 
 /// The IPv6 next hop is link-local: the kernel takes IPv4 routes by itself when networkd takes the
 /// interface's addresses down and up.

@@ -1,20 +1,17 @@
 //! What real networks do besides: replies by another way, NAT, errors by ICMP, fragments; of both
 //! families. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use support::network::{DIRECT, EGRESS, Flow, INSPECTED, Network, config, join};
-use support::product::{Daemon, Product};
-use support::wait_until;
 use xtask::testbed::{Namespace, uninterrupted};
+
+use crate::support::network::{DIRECT, EGRESS, Flow, INSPECTED, Network, config, join};
+use crate::support::product::{Daemon, Product};
+use crate::support::wait_until;
 
 const EXCLUDE: &str =
     "[[policy.exclude]]\nname = \"some\"\nprefixes = [\"40.96.0.0/16\", \"2603:1006::/48\"]\n";

@@ -1,8 +1,6 @@
 //! `feed show`, `policy show` and `explain` of the real binary agree with a naive reading of the
 //! feed, and refuse in one line with the documented exit code.
 
-#![expect(clippy::unwrap_used, reason = "a test's inputs are its own")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -2,15 +2,11 @@
 //! say. Their rules are built here after their scripts (`net/mwan3/files/lib/mwan3` and `net/pbr/files` of
 //! <https://github.com/openwrt/packages>), with their default masks and priorities. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 
-use support::network::{BESIDE, DIRECT, EGRESS, INSPECTED, Network, config};
-use support::product::Product;
+use crate::support::network::{BESIDE, DIRECT, EGRESS, INSPECTED, Network, config};
+use crate::support::product::Product;
 
 /// What mwan3 loads for two uplinks: `insp0` is its first, `up0` its second. All of its policies lead to
 /// the first but for one port. Its ipset of connected networks is written out.

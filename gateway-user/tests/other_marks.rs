@@ -1,18 +1,15 @@
 //! Another `[mark]`: no flow that is inspected becomes direct by it, none that is direct is handed to an
 //! inspector in its middle, and nothing leaves by the main table with a mark. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_user::exit::Exit;
-use support::network::{DIRECT, EGRESS, Flow, INSPECTED, Network, config, counted};
-use support::{PATIENCE, wait_until};
+
+use crate::support::network::{DIRECT, EGRESS, Flow, INSPECTED, Network, config, counted};
+use crate::support::{PATIENCE, wait_until};
 
 /// Other bits than the default's, both of them.
 const OTHER: &str = "[mark]\nvalue = 0x04000000\nmask = 0x04000000\ndecided = 0x08000000\n";

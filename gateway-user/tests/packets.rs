@@ -1,10 +1,6 @@
 //! Packets of every shape are decided by every program as by the oracle and as written here, and
 //! go on unchanged. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,9 +17,10 @@ use gateway_user::datapath::{
 use gateway_user::policy::{Exclusion, Sources, Table};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use support::foreign::Foreign;
-use support::{Site, rules};
 use xtask::testbed::{BpfFs, Extension, Frame, Protocol, VlanTag, Wire};
+
+use crate::support::foreign::Foreign;
+use crate::support::{self, Site, rules};
 
 /// What `BPF_PROG_TEST_RUN` takes: an Ethernet header.
 const SHORTEST: usize = 14;

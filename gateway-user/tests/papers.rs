@@ -1,7 +1,5 @@
 //! The papers say what the code says, as far as that can be told cheaply.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,22 +1,19 @@
 //! A way out that is left: no direct flow of it is handed to an inspector in its middle, or hangs. Needs
 //! root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::time::Duration;
 use std::{fs, thread};
 
 use gateway_user::exit::Exit;
-use support::network::{
-    self, DIRECT, EGRESS, Flow, INSPECTED, Network, config, datagrams, flow, join,
-};
-use support::product::{Daemon, Product};
-use support::{PATIENCE, wait_until};
 use tokio::net::TcpSocket;
 use tokio::runtime::Builder;
 use xtask::testbed::Namespace;
+
+use crate::support::network::{
+    self, DIRECT, EGRESS, Flow, INSPECTED, Network, config, datagrams, flow, join,
+};
+use crate::support::product::{Daemon, Product};
+use crate::support::{PATIENCE, wait_until};
 
 /// A second inside interface.
 const LAN1: &str = "[[interface]]\nname = \"lan1\"\n";

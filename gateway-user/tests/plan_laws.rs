@@ -1,11 +1,6 @@
 //! A plan says exactly what differs: applied to the old side it gives the new one, between equal
 //! sides it is empty, and equal sides give equal bytes.
 
-#![expect(clippy::unwrap_used, reason = "a test's inputs are its own")]
-
-#[path = "support/strategies.rs"]
-mod strategies;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,7 +11,8 @@ use gateway_user::plan::{FamilyTotals, Plan, Side, Touched, touched};
 use gateway_user::policy::{Compiled, Policy, Rule, compile};
 use ipnet::IpNet;
 use proptest::prelude::*;
-use strategies::{fitted, policy, snapshots};
+
+use crate::support::strategies::{fitted, policy, snapshots};
 
 /// One side that owns what it is made of; `None` where nothing is selected.
 fn side(snapshot: &Snapshot, policy: &Policy) -> Option<(Snapshot, Policy, Compiled)> {

@@ -1,18 +1,15 @@
 //! An uplink without link layer addresses, as PPP and tunnels make them: a default route on it is all
 //! that is known of the next hop, and enough. Needs root, and socat.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
 use gateway_user::exit::Exit;
-use support::network::{DIRECT, INSPECTED, Network, UPLINK, config};
-use support::wait_until;
 use xtask::testbed::{Namespace, Process};
+
+use crate::support::network::{DIRECT, INSPECTED, Network, UPLINK, config};
+use crate::support::wait_until;
 
 /// Next hops that are learned.
 const LEARNED: &str = "[egress]\ninterface = \"up0\"\ngateway4 = \"auto\"\ngateway6 = \"auto\"\n\

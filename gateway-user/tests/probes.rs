@@ -1,13 +1,9 @@
 //! What probes ask where a name has several addresses. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 
-use support::network::{DIRECT, EGRESS, Network, config};
-use support::wait_until;
+use crate::support::network::{DIRECT, EGRESS, Network, config};
+use crate::support::wait_until;
 
 /// Nobody listens at the first address of each family.
 const HOSTS: &str = "40.96.0.2 probed.test\n40.96.0.1 probed.test\n\

@@ -1,10 +1,7 @@
 //! Needs root. A real Prometheus scrapes the real exporter, and its tools have nothing to say against
 //! the series, the alerts and the dashboard.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 #![expect(clippy::cast_precision_loss, reason = "tests count to thousands")]
-
-mod support;
 
 use std::fs;
 use std::io::Write as _;
@@ -17,9 +14,9 @@ use serde_json::Value;
 use url::form_urlencoded::byte_serialize;
 use xtask::testbed::Namespace;
 
-use support::scrape::{get, metrics, start};
-use support::stage::{ALWAYS, FIRST, SECOND, Stage, base, more, serving};
-use support::{CLIENT, INSPECTED, LAN, Sender, Site, frame, traffic, wait_until};
+use crate::support::scrape::{get, metrics, start};
+use crate::support::stage::{ALWAYS, FIRST, SECOND, Stage, base, more, serving};
+use crate::support::{CLIENT, INSPECTED, LAN, Sender, Site, frame, traffic, wait_until};
 
 const PROMETHEUS: &str = "127.0.0.1:9090";
 const JOB: &str = "job=\"breakout365\"";

@@ -1,10 +1,6 @@
 //! Redirecting: direct traffic leaves in XDP, and what cannot goes up the stack, marked, and is lost
 //! nowhere. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,12 +15,15 @@ use gateway_user::exporter::{Format, Scrapes, render};
 use gateway_user::observe;
 use ipnet::IpNet;
 use nix::sys::signal::Signal;
-use support::foreign::{Foreign, xdp_program};
-use support::product::{Daemon, Product, with_hook};
-use support::{CLIENT, LAN, PATIENCE, Sender, Site, blueprint, one_table, other_table, wait_until};
 use xtask::testbed::{
     BpfFs, EchoServers, End, Extension, Frame, Namespace, Offloads, Protocol, RunningServers,
     VlanTag, Wire, ask, link,
+};
+
+use crate::support::foreign::{Foreign, xdp_program};
+use crate::support::product::{Daemon, Product, with_hook};
+use crate::support::{
+    CLIENT, LAN, PATIENCE, Sender, Site, blueprint, one_table, other_table, wait_until,
 };
 
 const UPLINK: &str = "up0";

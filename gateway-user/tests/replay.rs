@@ -1,10 +1,6 @@
 //! `replay` counts what classifying each packet by itself gives, whatever file holds them, and no
 //! file makes it panic. One test needs root and tcpdump: it replays a capture of a real interface.
 
-#![expect(clippy::unwrap_used, reason = "a test's inputs are its own")]
-
-mod captures;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
@@ -18,7 +14,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use xtask::testbed::{End as LinkEnd, Extension, Frame, Namespace, Offloads, VlanTag, Wire, link};
 
-use captures::{Bytes, Capture, Order, Piece, pcap, pcapng};
+use crate::captures;
+use crate::captures::{Bytes, Capture, Order, Piece, pcap, pcapng};
 
 fn table() -> Table {
     compile(&feed::embedded().unwrap(), &Policy::default()).unwrap().table

@@ -1,20 +1,17 @@
 //! Whatever the daemon is stopped in the middle of, what serves afterwards is what a person last
 //! agreed to, and no feed is lost. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 
 use gateway_common::Transport;
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::product::{Product, with_hook};
-use support::stage::{ADDED, ALWAYS, SECOND, Stage, THIRD, base, more, serving};
-use support::web_service::Script;
-use support::{LAN, Site, wait_until};
+
+use crate::support::product::{Product, with_hook};
+use crate::support::stage::{ADDED, ALWAYS, SECOND, Stage, THIRD, base, more, serving};
+use crate::support::web_service::Script;
+use crate::support::{self, LAN, Site, wait_until};
 
 const PRIVATE: (Transport, &str) = (Transport::Tcp, "10.0.0.1:443");
 const LENIENT: &str = "[guards]\nallow = [\"prefixes_leaving\", \"space_leaving\"]";

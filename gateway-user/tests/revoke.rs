@@ -1,15 +1,12 @@
 //! `revoke` ends exactly the direct flows that were named, and the packets after it are decided anew.
 //! Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
-use support::network::{BESIDE, DIRECT, EGRESS, Flow, INSPECTED, Network, config};
+
+use crate::support::network::{BESIDE, DIRECT, EGRESS, Flow, INSPECTED, Network, config};
 
 const EXCLUDE: &str =
     "[[policy.exclude]]\nname = \"some\"\nprefixes = [\"40.96.0.0/16\", \"2603:1006::/48\"]\n";

@@ -2,8 +2,6 @@
 //! traffic, and nothing else takes the direct uplink. Needs root, and the programs that `cargo xtask
 //! setup` installs: what is missing is a failure here.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};

@@ -1,13 +1,10 @@
 //! `clamp-mss`: no segment of a direct flow is larger than the uplink takes, in either direction; others
 //! keep theirs. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
-use support::network::{DIRECT, EGRESS, INSPECTED, Network, config};
-use support::wait_until;
 use xtask::testbed::Namespace;
+
+use crate::support::network::{DIRECT, EGRESS, INSPECTED, Network, config};
+use crate::support::wait_until;
 
 /// Keeps the segment sizes that come in.
 const SIZES: &str = "table inet sizes {

@@ -1,9 +1,5 @@
 //! tc checks some of XDP's proposals: it finds those that are wrong, and no others. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 
 use aya::programs::XdpMode;
@@ -12,9 +8,10 @@ use gateway_common::Reason;
 use gateway_common::abi::Metadata;
 use gateway_user::datapath::{HookRequest, Lock, XdpRequest, bring_up};
 use gateway_user::policy::Table;
-use support::foreign::{Foreign, xdp_program};
-use support::product::{Product, with_hook};
-use support::{
+
+use crate::support::foreign::{Foreign, xdp_program};
+use crate::support::product::{Product, with_hook};
+use crate::support::{
     CLIENT, DIRECT, INSPECTED, LAN, Marked, Site, blueprint, count, one_table, other_table,
     traffic, wait_until,
 };

@@ -1,10 +1,6 @@
 //! What systemd is told is so: ready when a generation serves, pinged while the loop goes round.
 //! Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -12,11 +8,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use support::product::{Product, with_hook};
-use support::stage::{ALWAYS, Stage, THIRD, base};
-use support::web_service::Script;
-use support::{LAN, PATIENCE, Site, wait_until};
 use tempfile::TempDir;
+
+use crate::support::product::{Product, with_hook};
+use crate::support::stage::{ALWAYS, Stage, THIRD, base};
+use crate::support::web_service::Script;
+use crate::support::{LAN, PATIENCE, Site, wait_until};
 
 /// A service manager that only listens.
 struct Manager {

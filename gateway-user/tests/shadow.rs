@@ -1,13 +1,10 @@
 //! In shadow mode everything is decided and counted as when it marks, and nothing is marked. Needs
 //! root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use nix::sys::signal::Signal;
-use support::product::{Product, with_hook};
-use support::{DIRECT, INSPECTED, LAN, Site, traffic};
+
+use crate::support::product::{Product, with_hook};
+use crate::support::{self, DIRECT, INSPECTED, LAN, Site, traffic};
 
 fn count<T>(items: &[T]) -> u64 {
     u64::try_from(items.len()).unwrap()

@@ -1,10 +1,6 @@
 //! Snippets are loaded by the programs they are for, and then inspect everything but direct flows.
 //! Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,9 +9,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt::IpTransparent};
-use support::product::{Daemon, Product, with_hook};
-use support::{CLIENT, LAN, PATIENCE, Site, skip, wait_until};
 use xtask::testbed::{BpfFs, EchoServers, End, Namespace, Offloads, link};
+
+use crate::support::product::{Daemon, Product, with_hook};
+use crate::support::{CLIENT, LAN, PATIENCE, Site, skip, wait_until};
 
 const EGRESS: &str = "[egress]\ninterface = \"up0\"\ngateway4 = \"10.36.2.2\"\n";
 const DIRECT: &str = "40.96.0.1:443";

@@ -1,17 +1,14 @@
 //! Only listed sources go direct: by address, by the interface a packet came in by, through every
 //! kind of hook; and what is not configured is not in the programs. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::BTreeMap;
 
 use gateway_common::Reason;
 use gateway_user::datapath::{Generation, XdpRequest};
 use gateway_user::policy::Sources;
-use support::product::{Product, with_hook};
-use support::{CLIENT, DIRECT, LAN, MARK, Marked, Site, one_table, traffic};
+
+use crate::support::product::{Product, with_hook};
+use crate::support::{CLIENT, DIRECT, LAN, MARK, Marked, Site, one_table, traffic};
 
 fn sources(prefixes: &[&str], interfaces: &[&str]) -> Sources {
     Sources {

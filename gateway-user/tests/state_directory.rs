@@ -1,7 +1,5 @@
 //! The state directory gives back what was put there, or says what is damaged and goes on.
 
-#![expect(clippy::unwrap_used, reason = "a test's inputs are its own")]
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

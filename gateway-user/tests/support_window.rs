@@ -1,10 +1,6 @@
 //! A support window lets Microsoft's sets go direct for its clients and nobody else, until its end and
 //! no longer, and its report is what was sent. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::thread::sleep;
@@ -13,10 +9,11 @@ use std::time::{Duration, Instant};
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::network::{BESIDE, DIRECT, EGRESS, Flow, INSPECTED, Network};
-use support::product::{Product, with_hook};
-use support::{CLIENT, LAN, Marked, PATIENCE, Site, wait_until};
 use xtask::testbed::Frame;
+
+use crate::support::network::{BESIDE, DIRECT, EGRESS, Flow, INSPECTED, Network};
+use crate::support::product::{Product, with_hook};
+use crate::support::{CLIENT, LAN, Marked, PATIENCE, Site, wait_until};
 
 /// Set 1 is selected; 2 is not, 56 has the sign-in hosts, 4 lists what no public service has.
 const FEED: &str = r#"[

@@ -1,21 +1,18 @@
 //! A download through a proxy and a direct one, in the middle of everything that happens to a gateway:
 //! neither is cut off, but for the direct one whose uplink is gone. Needs root, and Squid.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 use std::io::ErrorKind;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use support::download::{Download, LISTED, OTHERS, Origin, assert_they_go_on, way};
-use support::network::{EGRESS, Network, config, default_routes};
-use support::product::{Daemon, Product};
-use support::{SOON, wait_until};
 use xtask::scenario::TransparentSquid;
 use xtask::testbed::{Owner, Scratch};
+
+use crate::support::download::{Download, LISTED, OTHERS, Origin, assert_they_go_on, way};
+use crate::support::network::{EGRESS, Network, config, default_routes};
+use crate::support::product::{Daemon, Product};
+use crate::support::{SOON, wait_until};
 
 const DIRECT: &str = "direct through nobody";
 const INSPECTED: &str = "inspector through squid";

@@ -1,10 +1,6 @@
 //! A thousand generations published under traffic: no packet is lost, none is decided wrongly.
 //! Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
@@ -12,8 +8,9 @@ use std::time::Instant;
 use gateway_common::Transport;
 use gateway_user::datapath::XdpRequest;
 use gateway_user::policy::Table;
-use support::{LAN, MARK, Sender, Site, rules, wait_until};
 use xtask::testbed::Frame;
+
+use crate::support::{LAN, MARK, Sender, Site, rules, wait_until};
 
 /// Direct by both tables, and inspected by both: a neighbour, another port.
 const DESTINATIONS: [(&str, bool); 4] = [

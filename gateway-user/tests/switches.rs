@@ -1,10 +1,6 @@
 //! `off` inspects everything from the next packet on, with or without a daemon, until `on`; and
 //! without a sign of life from the daemon, everything is inspected by itself. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -18,9 +14,12 @@ use gateway_user::datapath::{Control, Step, XdpRequest};
 use gateway_user::exit::Exit;
 use nix::sys::signal::Signal;
 use serde_json::json;
-use support::foreign::Foreign;
-use support::product::{Daemon, Product, with_hook};
-use support::{DIRECT, LAN, Marked, Sender, Site, one_table, other_table, traffic, wait_until};
+
+use crate::support::foreign::Foreign;
+use crate::support::product::{Daemon, Product, with_hook};
+use crate::support::{
+    self, DIRECT, LAN, Marked, Sender, Site, one_table, other_table, traffic, wait_until,
+};
 
 const HOOKS: [&str; 3] = ["auto", "tc", "generic"];
 

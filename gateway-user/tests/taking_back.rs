@@ -1,15 +1,12 @@
 //! Taking everything back: nothing is marked any more when the way out goes, and what cannot be taken
 //! back is said and keeps nothing else. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 
 use gateway_user::exit::Exit;
 use serde_json::Value;
-use support::network::{EGRESS, Network, config};
+
+use crate::support::network::{EGRESS, Network, config};
 
 #[test]
 fn nothing_is_attached_any_more_when_the_table_goes() {

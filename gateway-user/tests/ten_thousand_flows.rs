@@ -1,10 +1,6 @@
 //! Ten thousand flows that begin while a hundred lists are swapped: every packet of each takes the way
 //! of its first. Needs root, and the program `conntrack`.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -16,14 +12,15 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::network::{EGRESS, Network, config};
-use support::{MARK, wait_until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use xtask::testbed::{EchoServers, Namespace, listen_v6};
+
+use crate::support::network::{EGRESS, Network, config};
+use crate::support::{MARK, wait_until};
 
 const FLOWS: u16 = 10_000;
 const SWAPS: u16 = 100;

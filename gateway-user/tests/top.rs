@@ -1,9 +1,5 @@
 //! `top` shows what the daemon tells, outlives it, and gives the terminal back. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -11,9 +7,10 @@ use std::process::{Command, Stdio};
 use gateway_user::exit::Exit;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::product::Product;
-use support::{CLIENT, DIRECT, INSPECTED, PATIENCE, Sender, Site, traffic, wait_until};
 use xtask::testbed::Process;
+
+use crate::support::product::Product;
+use crate::support::{CLIENT, DIRECT, INSPECTED, PATIENCE, Sender, Site, traffic, wait_until};
 
 /// What switches to the other screen of a terminal, and back.
 const ENTER: &str = "\u{1b}[?1049h";

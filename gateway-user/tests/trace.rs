@@ -1,10 +1,6 @@
 //! `trace` shows what the programs decide, says what it lost, and costs nothing once it is gone.
 //! Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::process::Output;
@@ -18,12 +14,13 @@ use gateway_user::exit::Exit;
 use gateway_user::policy::Table;
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::product::Product;
-use support::{
+use xtask::testbed::{Frame, Wire};
+
+use crate::support::product::Product;
+use crate::support::{
     CLIENT, DIRECT, INSPECTED, LAN, PATIENCE, Site, frame, one_table, other_table, traffic,
     wait_until,
 };
-use xtask::testbed::{Frame, Wire};
 
 const EVERY: NonZeroU32 = NonZeroU32::MIN;
 

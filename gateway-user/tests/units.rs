@@ -1,7 +1,5 @@
 //! The units that are shipped run the product with what it needs, and no more.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

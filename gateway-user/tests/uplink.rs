@@ -1,10 +1,6 @@
 //! The uplink fails, family by family, and comes back: nothing new goes direct meanwhile, direct flows
 //! are reset at once, others are left alone, and after it only new flows go direct. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
@@ -18,11 +14,12 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 use serde_json::Value;
-use support::network::{
+
+use crate::support::network::{
     DIRECT, EGRESS, Flow, INSPECTED, Network, UPLINK, config, default_routes, join,
 };
-use support::product::{Daemon, Product};
-use support::{SOON, wait_until};
+use crate::support::product::{Daemon, Product};
+use crate::support::{SOON, wait_until};
 
 /// Probed five times a second, at an address beyond the next hop of each family.
 const HEALTH: &str = "[egress.health]\nprobes = [\"40.96.0.1:443\", \"[2603:1006::1]:443\"]\n\

@@ -1,14 +1,10 @@
 //! A direct flow that is masqueraded is reset however its uplink is lost, also where the kernel has
 //! removed its entry before anybody looks, and also when its client only waits. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::time::Instant;
 
-use support::network::{DIRECT, EGRESS, Flow, INSPECTED, Network, config};
-use support::{SOON, wait_until};
+use crate::support::network::{DIRECT, EGRESS, Flow, INSPECTED, Network, config};
+use crate::support::{SOON, wait_until};
 
 #[test]
 fn a_client_that_only_waits_is_reset_however_its_uplink_is_lost() {

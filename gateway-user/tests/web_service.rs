@@ -1,10 +1,6 @@
 //! Whatever the web service answers, the client gives a whole snapshot or one line that says why
 //! not; a service of our own plays good and bad ones.
 
-#![expect(clippy::unwrap_used, reason = "a test's inputs are its own")]
-
-mod support;
-
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -13,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use gateway_user::config::{FeedOptions, FeedSource, Instance};
 use gateway_user::feed::{self, Check, Client, FeedIdentity, FetchError, Limits, Snapshot};
-use support::web_service::{Answer, Certificate, Script, WebService};
 use uuid::Uuid;
+
+use crate::support::web_service::{Answer, Certificate, Script, WebService};
 
 const OLD: &str = "2026063000";
 const NEW: &str = "2026073100";

@@ -1,12 +1,6 @@
 //! What support windows decide, held against a slow model: nobody but their clients is decided
 //! otherwise, and their clients only where a set of theirs says so.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-#[path = "support/strategies.rs"]
-#[allow(dead_code, reason = "not every strategy is needed here")]
-mod strategies;
-
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,6 +11,8 @@ use gateway_user::policy::{self, OpenWindow, Policy, SIGN_IN_SET, Support, Table
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::sample::select;
+
+use crate::support::strategies;
 
 const NOW: u64 = 1_000;
 

@@ -1,17 +1,14 @@
 //! Programs and support windows: what they decide is what the oracle says, and without a window they
 //! are as long as before. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::collections::BTreeSet;
 
 use gateway_user::datapath::{Generation, Redirect, Setting, self_test};
 use gateway_user::feed;
 use gateway_user::policy::{self, OpenWindow, Policy, Sources, Support, Table, WindowSets};
 use ipnet::IpNet;
-use support::MARK;
+
+use crate::support::MARK;
 
 fn window(id: u32, clients: &[&str], sets: WindowSets) -> OpenWindow {
     let clients = clients.iter().map(|client| client.parse().unwrap()).collect();

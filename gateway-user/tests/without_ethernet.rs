@@ -1,19 +1,16 @@
 //! Packets of a device without Ethernet headers are decided as any others, by tc. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod support;
-
 use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
 use gateway_user::datapath::{HookRequest, Step, TcCarrier, XdpRequest};
-use support::product::{Product, with_hook};
-use support::{
+use xtask::testbed::Namespace;
+
+use crate::support::product::{Product, with_hook};
+use crate::support::{
     DIRECT, INSPECTED, LAN, Marked, Site, count, decided, one_table, traffic, wait_until,
 };
-use xtask::testbed::Namespace;
 
 const TUN: &str = "tun0";
 /// Writes packets, one line of hexadecimal digits each, to the device: `TUNSETIFF` with `IFF_TUN` and

@@ -8,7 +8,7 @@ const OPENING: &str = "\
 # Metrics
 
 Every series of `breakout365 exporter`, written from `gateway-user/src/exporter/series/catalogue.rs`
-by `BREAKOUT365_WRITE=1 cargo test --package gateway-user --test metrics`. How to scrape them, and what
+by `BREAKOUT365_WRITE=1 cargo test --package gateway-user --test all metrics::`. How to scrape them, and what
 each alert asks for: [operations.md](operations.md#metrics).
 
 Counters begin with the daemon (those of the exporter with the exporter) and never go back while it

@@ -1,14 +1,13 @@
 //! What several tests stand on: a client on the inside of a gateway, small tables, and the marks
 //! that packets have in the gateway.
 
-#![allow(dead_code, reason = "no one test needs every piece")]
-
 pub(crate) mod download;
 pub(crate) mod foreign;
 pub(crate) mod network;
 pub(crate) mod product;
 pub(crate) mod scrape;
 pub(crate) mod stage;
+pub(crate) mod strategies;
 pub(crate) mod web_service;
 
 use std::future::Future;
