@@ -138,6 +138,18 @@ check "its client is reset" soon ended_again
 check "and decided anew" soon waits direct
 kill $waiting
 
+phase="queue"
+check "a chain for an inline inspector is exported" bash -c \
+    "breakout365 export --format chain-nft --config $config --to queue:0 >/run/chain"
+check "nftables loads it" nft -f /run/chain
+check "direct flows pass it" goes 40.96.0.1 direct
+check "all others wait for the inspector, who is not there" not goes 9.9.9.9 inspected
+check "a second time it is the same" nft -f /run/chain
+check "and has one queue for each way" is \
+    "$(nft list table inet breakout365_inspection | grep -c ' queue ')" "$(grep -c ' queue ' /run/chain)"
+check "it is taken away" nft delete table inet breakout365_inspection
+check "others are inspected as before" goes 9.9.9.9 inspected
+
 phase="support"
 check "what is not selected is inspected" goes 52.112.0.1 inspected
 check "a window opens" breakout365 support start --client 192.0.2.2 --for 1h --note "case 1"
