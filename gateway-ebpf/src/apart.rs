@@ -49,8 +49,8 @@ fn record<P: Frame>(packet: &P, counters: Counters, counter: u32, hook: u32) {
     });
 }
 
-/// Four global functions, whose names are for the whole object, and the traits by them. `u32` is all that
-/// such a function may return.
+/// Four global functions, whose names are for the whole object, and the traits by them. Such a function has to
+/// return a number. Nobody else calls them, so the context is one that a program was called with.
 macro_rules! apart {
     (
         $packet:ty, $new:expr, $context:ident of $raw:ident,
@@ -59,7 +59,7 @@ macro_rules! apart {
     ) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub(crate) extern "C" fn $by_window(raw: *mut $raw, counter: u32) -> u32 {
+        extern "C" fn $by_window(raw: *mut $raw, counter: u32) -> u32 {
             let context = $context::new(raw);
             let packet = $new(&context);
             by_window(&packet.part(), &GenerationTables(&packet)).map_or(counter, Decision::counter)
@@ -67,14 +67,14 @@ macro_rules! apart {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub(crate) extern "C" fn $whole_by_window(raw: *mut $raw, counter: u32) -> u32 {
+        extern "C" fn $whole_by_window(raw: *mut $raw, counter: u32) -> u32 {
             let context = $context::new(raw);
             $new(&context).by_window_whole().map_or(counter, Decision::counter)
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub(crate) extern "C" fn $trace(raw: *mut $raw, counter: u32) -> u32 {
+        extern "C" fn $trace(raw: *mut $raw, counter: u32) -> u32 {
             let context = $context::new(raw);
             record(&$new(&context), $counters, counter, $hook);
             counter
@@ -82,7 +82,7 @@ macro_rules! apart {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub(crate) extern "C" fn $count_flow(raw: *mut $raw, place: u32) -> u32 {
+        extern "C" fn $count_flow(raw: *mut $raw, place: u32) -> u32 {
             let context = $context::new(raw);
             maps::count_flow_at(&$new(&context), place);
             place

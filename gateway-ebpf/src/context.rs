@@ -91,15 +91,15 @@ impl Linear {
 }
 
 impl Linear {
-    /// Of a packet that is all linear: kernels before 5.18 have no helper that copies out of one. The
-    /// last byte of an odd length is left out: words have two.
+    /// Of a packet that is all linear: kernels before 5.18 have no helper that copies out of one. Each place
+    /// where it may end is a way for the verifier, so up to three bytes are left out.
     #[inline(always)]
     fn head(self) -> ([u8; HEAD_BYTES], u32) {
         let (mut head, mut length) = ([0; HEAD_BYTES], 0);
-        for (pair, offset) in head.as_chunks_mut::<2>().0.iter_mut().zip((0..).step_by(2)) {
-            let Some([word]) = self.words::<1>(offset) else { break };
-            *pair = [word.first(), word.second()];
-            length = offset.wrapping_add(2);
+        for (four, offset) in head.as_chunks_mut::<4>().0.iter_mut().zip((0..).step_by(4)) {
+            let Some([first, second]) = self.words::<2>(offset) else { break };
+            *four = [first.first(), first.second(), second.first(), second.second()];
+            length = offset.wrapping_add(4);
         }
         (head, length)
     }

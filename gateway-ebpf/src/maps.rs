@@ -33,8 +33,9 @@ static SCOPED: Global<u32> = Global::new(0);
 /// that out, too.
 #[unsafe(no_mangle)]
 static SELF_CHECK: Global<u32> = Global::new(0);
-/// Not zero where the kernel has the cheap clock (commit d05512618056, 5.11). Where it has not, the verifier
-/// takes the call out before it asks for it.
+/// Not zero where the kernel has a cheap clock that can be relied on (5.18): the clock itself is there from 5.11
+/// on (commit d05512618056), and one processor that is held up no longer holds it up since commit a1ff03cd6fb9.
+/// Elsewhere the verifier takes the call out before it asks for it.
 #[unsafe(no_mangle)]
 static COARSE_CLOCK: Global<u32> = Global::new(0);
 /// Not zero where a support window is open; taken out of the program in the same way.
@@ -158,7 +159,7 @@ fn refusal() -> Option<Reason> {
     control::refusal(switch, deadline, now_about)
 }
 
-/// The time, [`control::COARSENESS`] late at most: reading the other clock is dearer than all the rest that
+/// The time, hardly more than [`control::COARSENESS`] late: reading the other clock is dearer than all the rest that
 /// makes a packet Direct.
 #[inline(always)]
 fn now_about() -> u64 {

@@ -74,13 +74,25 @@ fn redirecting(ipv4: bool, ipv6: bool) -> Setting {
     Setting { redirect: Some(redirect), ..MARK.into() }
 }
 
+fn long_table() -> Table {
+    let windows: Vec<OpenWindow> =
+        (1..=8).map(|id| window(id, &["10.1.0.0/16", "fd00:1::/32"], WindowSets::all())).collect();
+    table(sources(&["10.1.0.0/24", "fd00::/16"]), &windows)
+}
+
+fn long_setting() -> Setting {
+    let mut setting = redirecting(true, true);
+    setting.self_check = 1000;
+    if let Some(redirect) = &mut setting.redirect {
+        redirect.hop6 = Some("fe80::1".parse().unwrap());
+    }
+    setting
+}
+
 /// A verifier gives up at a million, and each kernel's walks otherwise.
 #[test]
 fn with_all_that_makes_them_long_programs_are_a_tenth_of_what_a_verifier_walks() {
-    let windows: Vec<OpenWindow> =
-        (1..=8).map(|id| window(id, &["10.1.0.0/16", "fd00:1::/32"], WindowSets::all())).collect();
-    let table = table(sources(&["10.1.0.0/24", "fd00::/16"]), &windows);
-    let generation = Generation::load(&table, redirecting(true, true)).unwrap();
+    let generation = Generation::load(&long_table(), long_setting()).unwrap();
     let lengths = generation.verified_instructions();
     println!("{lengths:?}");
     for (program, length) in lengths {
@@ -104,4 +116,14 @@ fn programs_are_as_long_as_before_where_no_window_is_open() {
         println!("{program}: {without} verified instructions, {} with a window", with.unwrap());
         assert!(without < with.unwrap(), "{program}: {without} verified instructions");
     }
+}
+
+/// `CONFIG_DEBUG_INFO_BTF`: many routers' kernels are without.
+#[test]
+fn a_kernel_without_types_of_its_own_takes_the_programs_and_they_agree_with_the_oracle() {
+    let table = long_table();
+    let setting = Setting { static_functions: true, ..long_setting() };
+    let mut generation = Generation::load(&table, setting).unwrap();
+    println!("{:?}", generation.verified_instructions());
+    assert!(self_test(&mut generation, &table).unwrap().direct > 0);
 }

@@ -120,6 +120,7 @@ fn under(
         self_check: blueprint.self_check,
         redirect,
         programs: programs(hooks),
+        static_functions: false,
     };
     let mut generation = Generation::load_under(&path, table, setting)?;
     announce(before, &Step::SelfTest)?;

@@ -217,7 +217,8 @@ impl Control {
         Ok(Standing {
             on: switch == ON,
             deadline: (deadline != NEVER).then_some(left),
-            refusal: refusal(switch, deadline, || now),
+            // Programs may go on as long by a clock that is late: they are not said to have ended before.
+            refusal: refusal(switch, deadline, || now.saturating_sub(COARSENESS)),
         })
     }
 

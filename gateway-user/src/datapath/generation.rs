@@ -18,13 +18,11 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::hook_spread::HookSpread;
 use super::link::errno;
+use super::object::object;
 use super::windows::FlowKey;
 use super::{DatapathError, Manifest, Redirect, fill};
 use crate::config::{Mark, Mode};
 use crate::policy::Table;
-
-/// The BPF object, built from `gateway-ebpf` by the build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/breakout365-ebpf"));
 
 /// The programs of the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,9 +104,11 @@ pub struct Setting {
     pub self_check: u32,
     /// Where Direct packets are redirected to; `None`, they are marked.
     pub redirect: Option<Redirect>,
-    /// What is loaded; each program takes the verifier a tenth of a second. In place of one that this
-    /// kernel does not know there is the one that serves for it.
+    /// What is loaded; each program takes the verifier its time. In place of one that this kernel does not
+    /// know there is the one that serves for it.
     pub programs: BTreeSet<Program>,
+    /// No function is global, as on a kernel that takes no such ones: verifiers walk more.
+    pub static_functions: bool,
 }
 
 /// Every program, and the default but for the mark.
@@ -200,11 +200,9 @@ impl Generation {
             Mode::Shadow => 0,
         };
         let self_check = drawn::limit(setting.self_check);
-        let is_since = |major, minor| {
-            KernelVersion::current()
-                .is_ok_and(|kernel| kernel >= KernelVersion::new(major, minor, 0))
-        };
-        let coarse_clock = u32::from(is_since(5, 11));
+        let is_5_18 =
+            KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, 18, 0));
+        let coarse_clock = u32::from(is_5_18);
         let [uplink_v4, uplink_v6] = setting.redirect.as_ref().map_or([0; 2], Redirect::uplinks);
         let hop_v6 = setting.redirect.as_ref().map_or([0; 8], Redirect::hop_words);
         let (port, port_mac) = setting.redirect.as_ref().map_or((0, [0; 3]), Redirect::first_port);
@@ -253,10 +251,11 @@ impl Generation {
         if let Some(path) = control {
             loader.map_pin_path("CONTROL", path);
         }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| load("maps", chain(&error)))?;
+        let object = object(setting.static_functions).map_err(|why| load("object", why))?;
+        let mut ebpf = loader.load(&object).map_err(|error| load("maps", chain(&error)))?;
         // XDP on packets of several buffers: kernel commit c2f2cdbeffda (5.18).
         let mut programs = setting.programs.clone();
-        if !is_since(5, 18) && programs.remove(&Program::XdpFrags) {
+        if !is_5_18 && programs.remove(&Program::XdpFrags) {
             programs.insert(Program::Xdp);
         }
         for program in &programs {
@@ -482,7 +481,7 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The verifier gives up with `EAGAIN` when a signal comes in the tenth of a second that it takes
+/// The verifier gives up with `EAGAIN` when a signal comes in the time that it takes
 /// (`do_check`, kernel `kernel/bpf/verifier.c`), which is no reason to refuse a list.
 const LOAD_ATTEMPTS: usize = 5;
 

@@ -20,6 +20,7 @@ mod link;
 mod loaded;
 mod manifest;
 mod meter;
+mod object;
 mod packet_head;
 mod pins;
 mod port;
