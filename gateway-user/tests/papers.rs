@@ -267,3 +267,19 @@ fn the_manual_lists_every_event_of_the_log_with_its_fields() {
     }
     assert_eq!(logged, listed.into_keys().collect());
 }
+
+#[test]
+fn every_file_of_tests_is_in_their_program() {
+    let program = text_of("gateway-user/tests/main.rs");
+    let listed: BTreeSet<&str> =
+        program.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+    let there: BTreeSet<String> = files("gateway-user/tests", "rs")
+        .iter()
+        .filter_map(|file| {
+            let inside = file.strip_prefix("gateway-user/tests").ok()?;
+            Some(inside.iter().next()?.to_str()?.trim_end_matches(".rs").to_owned())
+        })
+        .filter(|name| name != "main")
+        .collect();
+    assert!(there.iter().map(String::as_str).eq(listed), "{there:?}");
+}

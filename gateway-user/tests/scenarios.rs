@@ -11,7 +11,7 @@ use xtask::testbed::Owner;
 
 /// Runs one, and prints what it saw.
 fn assert_it_holds(name: Name, hook: Hook) {
-    // One at a time: programs that take seconds to start would wait for each other.
+    // One at a time: inspectors that take seconds to start would wait for each other.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let setting = Setting {

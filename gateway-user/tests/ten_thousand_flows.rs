@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -222,16 +221,8 @@ fn connection_marks(gateway: &Namespace) -> BTreeMap<IpAddr, u32> {
     marks
 }
 
-/// Room for two ends of every TCP flow.
-fn allow_many_files() {
-    let wanted = u64::from(FLOWS) + 2000;
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard.max(wanted)).unwrap();
-}
-
 #[test]
 fn ten_thousand_flows_over_a_hundred_swaps_keep_the_way_of_their_first_packet() {
-    allow_many_files();
     let network = Network::new();
     let gateway = &network.site.gateway;
     // The first flows say nothing for as long as the swaps take.

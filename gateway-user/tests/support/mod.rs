@@ -26,6 +26,7 @@ use gateway_user::datapath::{
 };
 use gateway_user::policy::{Rule, Table};
 use ipnet::IpNet;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use xtask::testbed::{BpfFs, End, Frame, Namespace, Offloads, Wire, link};
 
 /// The inside interface of the gateway.
@@ -48,6 +49,13 @@ pub(crate) fn skip(why: &dyn std::fmt::Display) {
     // With one thread the harness has begun a line.
     let line = format!("\ntest skipped: {name}: {why}\n");
     std::io::stdout().write_all(line.as_bytes()).unwrap();
+}
+
+/// Room for the servers that stay until the tests end, some 2,000 sockets, and for both ends of some thousand flows.
+pub(crate) fn allow_many_files() {
+    const WANTED: u64 = 20_000;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(WANTED), hard.max(WANTED)).unwrap();
 }
 
 /// A client beside a gateway that counts by mark what comes in, and drops it.

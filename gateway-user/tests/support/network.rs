@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use xtask::testbed::{BpfFs, EchoServers, End, Namespace, Offloads, link, uninterrupted};
 
 use super::product::{Product, with_hook};
-use super::{CLIENT, LAN, PATIENCE, Site, wait_until};
+use super::{CLIENT, LAN, PATIENCE, Site, allow_many_files, wait_until};
 
 /// The direct uplink of the gateway.
 pub(crate) const UPLINK: &str = "up0";
@@ -39,6 +39,7 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn new() -> Self {
+        allow_many_files();
         let site = Site {
             client: Namespace::new("client").unwrap(),
             gateway: Namespace::new("gateway").unwrap(),

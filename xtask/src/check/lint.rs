@@ -15,9 +15,10 @@ pub(super) fn format(workspace: &Workspace) -> Result<Outcome> {
 }
 
 pub(super) fn user_space(workspace: &Workspace) -> Result<Outcome> {
-    clippy(workspace, &[])
+    clippy(workspace, &["--all-targets"])
 }
 
+/// Tests and benchmarks know nothing of that feature.
 pub(super) fn user_space_packet_log(workspace: &Workspace) -> Result<Outcome> {
     clippy(workspace, &["--features", "gateway-user/packet-log"])
 }
@@ -47,12 +48,12 @@ pub(super) fn documentation(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Holds(String::new()))
 }
 
-fn clippy(workspace: &Workspace, features: &[&str]) -> Result<Outcome> {
+fn clippy(workspace: &Workspace, options: &[&str]) -> Result<Outcome> {
     let printed = run(workspace
         .cargo()
-        .args(["clippy", "--all-targets"])
+        .arg("clippy")
         .args(USER_SPACE)
-        .args(features)
+        .args(options)
         .args(["--", "--deny", "warnings"]))?;
     // The build script compiles the BPF programs, and can only pass on what their compiler says.
     if printed.stderr.lines().any(is_bpf_warning) {
