@@ -83,7 +83,7 @@ for left_out in CAP_BPF CAP_NET_ADMIN CAP_PERFMON; do
         CapabilityBoundingSet= "CapabilityBoundingSet=$kept" Restart=no
     check "without $left_out it does not start" not systemctl restart $unit
     check "and ends with exit code 6" has ExecMainStatus 6
-    check "and with one line" said_only $left_out
+    check "and with one line" soon said_only $left_out
 done
 no_drop_in
 check "with all three it starts" systemctl restart $unit
