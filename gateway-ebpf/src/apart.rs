@@ -5,6 +5,7 @@
 //! A global function is checked for any arguments, so it gets the context and a number, and reads the packet
 //! anew. None may move the packet: before kernel 6.13 the caller would not hear of it.
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use gateway_common::abi::Sample;
@@ -91,24 +92,24 @@ macro_rules! apart {
         impl Windowed for $packet {
             #[inline(always)]
             fn classify_by_window(&self, counter: u32) -> u32 {
-                $by_window(self.raw().cast(), counter)
+                $by_window(self.ebpf_context().as_ptr().cast(), counter)
             }
 
             #[inline(always)]
             fn classify_whole_by_window(&self, counter: u32) -> u32 {
-                $whole_by_window(self.raw().cast(), counter)
+                $whole_by_window(self.ebpf_context().as_ptr().cast(), counter)
             }
         }
 
         impl Kept for $packet {
             #[inline(always)]
             fn trace(&self, counter: u32) {
-                $trace(self.raw().cast(), counter);
+                $trace(self.ebpf_context().as_ptr().cast(), counter);
             }
 
             #[inline(always)]
             fn count_flow(&self, place: u32) {
-                $count_flow(self.raw().cast(), place);
+                $count_flow(self.ebpf_context().as_ptr().cast(), place);
             }
         }
     };

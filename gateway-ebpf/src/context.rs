@@ -52,11 +52,7 @@ pub(crate) trait Frame: Sized {
     /// The first bytes of the frame, and how many these are; behind them are zeros.
     fn head(&self) -> ([u8; HEAD_BYTES], u32);
 
-    /// The kernel's context.
-    fn raw(&self) -> *mut c_void;
-
-    /// The context that log records are made from.
-    #[cfg(feature = "packet-log")]
+    /// The context of the program.
     fn ebpf_context(&self) -> &impl EbpfContext;
 }
 
@@ -201,11 +197,6 @@ impl Frame for XdpPacket<'_> {
     }
 
     #[inline(always)]
-    fn raw(&self) -> *mut c_void {
-        self.0.as_ptr()
-    }
-
-    #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
         self.0
     }
@@ -265,11 +256,6 @@ impl Frame for AskedPacket<'_> {
     }
 
     #[inline(always)]
-    fn raw(&self) -> *mut c_void {
-        self.0.as_ptr()
-    }
-
-    #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
         self.0
     }
@@ -332,11 +318,6 @@ impl Frame for XdpFragsPacket<'_> {
     }
 
     #[inline(always)]
-    fn raw(&self) -> *mut c_void {
-        self.ctx.as_ptr()
-    }
-
-    #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
         self.ctx
     }
@@ -403,11 +384,6 @@ impl Frame for SkbPacket<'_> {
     }
 
     #[inline(always)]
-    fn raw(&self) -> *mut c_void {
-        self.0.as_ptr()
-    }
-
-    #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
         self.0
     }
@@ -515,11 +491,6 @@ impl Frame for IpPacket<'_> {
     }
 
     #[inline(always)]
-    fn raw(&self) -> *mut c_void {
-        self.0.as_ptr()
-    }
-
-    #[cfg(feature = "packet-log")]
     fn ebpf_context(&self) -> &impl EbpfContext {
         self.0
     }
